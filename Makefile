@@ -1,0 +1,53 @@
+# Everything is installed into .venv from the lock files; nothing else on the machine is touched.
+PYTHON ?= python3
+WORLD ?= homelab
+PORT ?= 8080
+BIN := .venv/bin
+
+.PHONY: demo test check format bench conformance lock clean
+
+demo: .venv/.runtime
+	@$(BIN)/pvemcp demo --world $(WORLD) --port $(PORT)
+
+test: .venv/.dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.generate --check
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.generate
+
+bench: .venv/.dev
+	$(BIN)/python -m bench $(ARGS)
+
+conformance: .venv/.dev
+	$(BIN)/python -m tests.conformance
+
+lock: .venv/.dev
+	$(BIN)/python -m tests.lock
+
+clean:
+	rm -rf .venv .demo .tools .mypy_cache .ruff_cache .pytest_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "pvemcp needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || { \
+	    echo "python3 cannot make a virtual environment: on Debian, apt install python3-venv"; \
+	    rm -rf .venv; exit 1; }
+
+.venv/.runtime: .venv/bin/python requirements.lock pyproject.toml
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements-dev.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
