@@ -1,0 +1,205 @@
+"""Guests: finding one by id or name, and everything about it in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pvemcp.errors import Conflict, Fault, Missing
+from pvemcp.pve.client import Pve
+from pvemcp.tools.render import cell, duration, moment, record, table, to_json, within_budget
+from pvemcp.tools.tool import Format, tool
+
+GuestName = Annotated[int | str, Field(description="vmid or name")]
+Part = Literal["config", "snapshots", "addresses"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Where a guest is. `type` is qemu or lxc."""
+
+    vmid: int
+    name: str
+    type: str
+    node: str
+
+    @property
+    def path(self) -> str:
+        """The guest's API path."""
+        return f"/nodes/{self.node}/{self.type}/{self.vmid}"
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.vmid} {self.name}".rstrip()
+
+
+async def locate(pve: Pve, guest: int | str) -> Guest:
+    """Find a guest by vmid or by a name that only one guest has.
+
+    Raises Missing with the nearest names, or Conflict with the candidates of a shared name.
+    """
+    rows = await pve.resources("vm")
+    wanted = str(guest).strip()
+    found = [row for row in rows if str(row.get("vmid")) == wanted]
+    found = found or [row for row in rows if str(row.get("name", "")).lower() == wanted.lower()]
+    if not found:
+        raise await _missing(pve, wanted, rows)
+    guests = [_guest(row) for row in found]
+    if len(guests) > 1:
+        listed = ", ".join(f"{g.vmid} on {g.node}" for g in guests[:10])
+        raise Conflict(
+            f"{len(guests)} guests are named {wanted}", hint=f"Give the vmid of one: {listed}."
+        )
+    return guests[0]
+
+
+def _guest(row: Mapping[str, Any]) -> Guest:
+    return Guest(int(row["vmid"]), str(row.get("name", "")), str(row["type"]), str(row["node"]))
+
+
+async def _missing(pve: Pve, wanted: str, rows: Sequence[Mapping[str, Any]]) -> Missing:
+    names = [str(row[key]) for row in rows for key in ("name", "vmid") if row.get(key)]
+    near = difflib.get_close_matches(wanted, names, 3)
+    hint = f"Nearest: {', '.join(near)}." if near else "List guests with inventory_find."
+    blind = await pve.blind("/vms", "VM.Audit")
+    return Missing(f"no guest {wanted}", hint=f"{hint} {blind}".rstrip())
+
+
+@tool(always=True)
+async def guest_get(
+    pve: Pve,
+    guest: GuestName,
+    parts: Annotated[list[Part], Field(description="status is always there")] = [
+        "config",
+        "snapshots",
+        "addresses",
+    ],
+    format: Format = "text",
+) -> str:
+    """Show one guest: status, config with pending changes, snapshots and IP addresses."""
+    found = await locate(pve, guest)
+    wanted: dict[str, Awaitable[Any]] = {"status": pve.get(f"{found.path}/status/current")}
+    if "config" in parts:
+        wanted["config"] = pve.get(f"{found.path}/config", current=1)
+        wanted["pending"] = pve.get(f"{found.path}/pending")
+    if "snapshots" in parts:
+        wanted["snapshots"] = pve.get(f"{found.path}/snapshot")
+    if "addresses" in parts:
+        wanted["addresses"] = addresses(pve, found)
+    got = dict(
+        zip(wanted, await asyncio.gather(*wanted.values(), return_exceptions=True), strict=True)
+    )
+    if isinstance(got["status"], BaseException):
+        raise got["status"]
+    view = {name: _part(value) for name, value in got.items()}
+    if format == "json":
+        return to_json({"node": found.node, "type": found.type, "vmid": found.vmid, **view})
+    return within_budget(_text(found, view), rest="ask for fewer parts")
+
+
+def _part(value: Any) -> Any:
+    """Keep the text of a Fault in place of the part that it hides; let other errors rise."""
+    if isinstance(value, Fault):
+        return {"unknown": str(value)}
+    if isinstance(value, BaseException):
+        raise value
+    return value
+
+
+async def addresses(pve: Pve, guest: Guest) -> Any:
+    """Return the guest's interfaces as `[{name, mac, addresses}]`.
+
+    A container's come from its network namespace; a VM's from the QEMU guest agent.
+    """
+    if guest.type == "lxc":
+        return [_lxc_interface(row) for row in await pve.get(f"{guest.path}/interfaces") or []]
+    answer = await pve.get(f"{guest.path}/agent/network-get-interfaces")
+    return [_agent_interface(row) for row in answer.get("result", [])]
+
+
+def _lxc_interface(row: Mapping[str, Any]) -> dict[str, Any]:
+    listed = [row[key] for key in ("inet", "inet6") if row.get(key)]
+    return {"name": row.get("name"), "mac": row.get("hwaddr"), "addresses": listed}
+
+
+def _agent_interface(row: Mapping[str, Any]) -> dict[str, Any]:
+    listed = [f"{a['ip-address']}/{a.get('prefix')}" for a in row.get("ip-addresses", [])]
+    return {"name": row.get("name"), "mac": row.get("hardware-address"), "addresses": listed}
+
+
+def _text(guest: Guest, view: Mapping[str, Any]) -> str:
+    lines = [_status(guest, view["status"])]
+    writers: dict[str, Callable[[Any], str]] = {
+        "addresses": _addresses,
+        "config": _config,
+        "pending": _pending,
+        "snapshots": _snapshots,
+    }
+    for name, writer in writers.items():
+        if name not in view:
+            continue
+        value = view[name]
+        unknown = value.get("unknown") if isinstance(value, dict) else None
+        lines.append(f"{name}: unknown, {unknown}" if unknown else writer(value))
+    return "\n".join(line for line in lines if line)
+
+
+def _status(guest: Guest, status: Mapping[str, Any]) -> str:
+    state = str(status.get("status"))
+    if (qemu := status.get("qmpstatus")) and qemu != state:
+        state += f" ({qemu})"
+    if status.get("uptime"):
+        state += f" for {duration(status['uptime'])}"
+    flags = [f"{key}: {status[key]}" for key in ("lock", "tags") if status.get(key)]
+    flags += ["template"] if status.get("template") else []
+    ha = status.get("ha") or {}
+    flags += [f"HA: {ha.get('state', 'managed')}"] if ha.get("managed") else []
+    use = (
+        f"cpu {cell('cpu', float(status.get('cpu') or 0))} of {status.get('cpus')}, "
+        f"mem {cell('mem', status.get('mem') or 0)} of {cell('maxmem', status.get('maxmem') or 0)}, "
+        f"disk {cell('maxdisk', status.get('maxdisk') or 0)}"
+    )
+    return "\n".join([f"{guest} on {guest.node}: {state}", use, *flags])
+
+
+def _addresses(rows: Sequence[Mapping[str, Any]]) -> str:
+    kept = [row for row in rows if row["name"] != "lo" and row["addresses"]]
+    if not kept:
+        return "addresses: none"
+    return "\n".join(f"{r['name']}: {' '.join(r['addresses'])} ({r['mac']})" for r in kept)
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    values = {key: config[key] for key in sorted(config) if key != "digest"}
+    return f"config (digest {config.get('digest')}):\n{record(values, indent='  ')}"
+
+
+def _pending(rows: Sequence[Mapping[str, Any]]) -> str:
+    changes = [row for row in rows if "pending" in row or row.get("delete")]
+    if not changes:
+        return "pending: nothing"
+    lines = [
+        f"  {row['key']}: {row.get('value', '-')} -> "
+        + ("(deleted)" if row.get("delete") else str(row["pending"]))
+        for row in changes
+    ]
+    return "\n".join(["pending until the next start:", *lines])
+
+
+def _snapshots(rows: Sequence[Mapping[str, Any]]) -> str:
+    real = sorted((r for r in rows if r["name"] != "current"), key=lambda r: r.get("snaptime", 0))
+    if not real:
+        return "snapshots: none"
+    shown = [
+        {
+            **row,
+            "snaptime": moment(row.get("snaptime", 0)),
+            "ram": "yes" if row.get("vmstate") else "no",
+        }
+        for row in real
+    ]
+    return "snapshots:\n" + table(shown, ("name", "snaptime", "ram", "parent", "description"))

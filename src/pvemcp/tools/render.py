@@ -1,0 +1,104 @@
+"""How results are written: compact tables with a way to get the rest.
+
+What the model reads is paid for in tokens (about four bytes each), so lists are tab-separated
+tables with a header, and every answer stays within BUDGET.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+BUDGET = 32_000
+"""Characters of an answer: about 8,000 tokens."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_BYTES = frozenset(
+    "mem maxmem disk maxdisk netin netout diskread diskwrite size used avail total swap maxswap "
+    "memhost free available".split()
+)
+_TIMES = frozenset("starttime endtime snaptime ctime time expire notbefore notafter".split())
+
+
+def size(number: float) -> str:
+    """Write a number of bytes with a binary unit: `4 GiB`, `1.5 KiB`."""
+    value = float(number)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as the two largest units: `3d 4h`, `12s`."""
+    left, parts = int(seconds), []
+    for name, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count}{name}")
+    return " ".join(parts[:2])
+
+
+def moment(epoch: float) -> str:
+    """Write seconds since the epoch as UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(epoch))
+
+
+def cell(name: str, value: Any) -> str:
+    """Write one value of the field `name` on one line."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match value:
+        case None:
+            return ""
+        case _ if number and name in _BYTES:
+            return size(value)
+        case _ if number and name in _TIMES and value > 0:
+            return moment(value)
+        case int() if name == "uptime":
+            return duration(value) if value else ""
+        case float() if name == "cpu":
+            return f"{value * 100:.1f}%"
+        case float():
+            return f"{value:.4g}"
+        case dict() | list():
+            return to_json(value)
+        case _:
+            return " ".join(str(value).split())
+
+
+def table(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
+    """Write rows as a tab-separated table with a header."""
+    lines = ["\t".join(fields)]
+    lines += ["\t".join(cell(name, row.get(name)) for name in fields).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def record(values: Mapping[str, Any], *, indent: str = "") -> str:
+    """Write a mapping as `name: value` lines; a value of several lines is indented below."""
+    lines = []
+    for name, value in values.items():
+        text = value.rstrip("\n") if isinstance(value, str) else ""
+        if "\n" in text:
+            below = "\n".join(f"{indent}  {line}" for line in text.split("\n"))
+            lines.append(f"{indent}{name}:\n{below}")
+        else:
+            lines.append(f"{indent}{name}: {cell(name, value)}")
+    return "\n".join(lines)
+
+
+def to_json(value: Any) -> str:
+    """Write compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def within_budget(text: str, *, rest: str) -> str:
+    """Cut a text at a line when it is over the budget, and say how to get the rest."""
+    if len(text) <= BUDGET:
+        return text
+    kept = text[:BUDGET]
+    end = kept.rfind("\n")
+    kept = kept[:end] if end > BUDGET // 2 else kept
+    return f"{kept}\n[cut: {len(kept)} of {len(text)} characters shown; {rest}]"

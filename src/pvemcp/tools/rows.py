@@ -1,0 +1,228 @@
+"""Lists as a caller wants them: filtered by any field, sorted, chosen fields, page by page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvemcp.errors import Invalid
+from pvemcp.tools.render import BUDGET, table, to_json
+from pvemcp.tools.tool import Format
+
+Row = Mapping[str, Any]
+
+_CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|!=|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
+_QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b)?|(%)|b)?", re.IGNORECASE)
+_HINT = 'Write conditions as "status=running", "name~web*", "mem>4GiB" or a bare word.'
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a caller asked of a list; empty values mean "as it comes"."""
+
+    where: Sequence[str] = ()
+    sort: str = ""
+    """A field; `-field` for descending order."""
+    fields: Sequence[str] = ()
+    limit: int = 40
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows of one page, how many matched in all, and the cursor of the next page."""
+
+    rows: Sequence[Row]
+    total: int
+    cursor: str
+
+
+def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str] = ()) -> Page:
+    """Filter, sort and cut `rows`; `key` names the field that identifies a row.
+
+    `known` are fields that a row may lack (PVE leaves out `lock` where there is none).
+    Raises Invalid for an unknown field, a bad condition, or a cursor of another query.
+    """
+    every = list(rows)
+    known = {name for row in every for name in row} | set(known) if every else set()
+    for test in [_condition(text, known) for text in query.where]:
+        every = [row for row in every if test(row)]
+    if query.sort:
+        name = _known(query.sort.lstrip("-"), known)
+        every.sort(key=lambda row: _order(row.get(key)))
+        every.sort(key=lambda row: _order(row.get(name)), reverse=query.sort.startswith("-"))
+    elif key:
+        every.sort(key=lambda row: _order(row.get(key)))
+    for name in query.fields:
+        _known(name, known)
+    start = _start(query, every, key)
+    page = every[start : start + query.limit]
+    more = start + len(page) < len(every)
+    return Page(page, len(every), _cursor(query, start + len(page), page[-1], key) if more else "")
+
+
+def write(
+    page: Page, fields: Sequence[str], *, format: Format, head: str = "", notes: Sequence[str] = ()
+) -> str:
+    """Write a page as a table or as JSON, within the budget and with a way to get more."""
+    shown = list(page.rows)
+    while True:
+        cut = len(shown) < len(page.rows)
+        text = _write(shown, page, fields, format=format, head=head, notes=notes, cut=cut)
+        if len(text) <= BUDGET or len(shown) <= 1:
+            return text
+        shown = shown[: max(1, len(shown) * BUDGET // (len(text) + 1))]
+
+
+def _write(
+    shown: Sequence[Row],
+    page: Page,
+    fields: Sequence[str],
+    *,
+    format: Format,
+    head: str,
+    notes: Sequence[str],
+    cut: bool,
+) -> str:
+    if format == "json":
+        items = [{name: row[name] for name in fields if name in row} for row in shown]
+        answer: dict[str, Any] = {"total": page.total, "items": items}
+        if page.cursor and not cut:
+            answer["cursor"] = page.cursor
+        if cut:
+            notes = [*notes, f"cut to {len(shown)} items: ask again with limit={len(shown)}"]
+        if notes:
+            answer["notes"] = list(notes)
+        return to_json(answer)
+    lines = [head] if head else []
+    if shown:
+        lines.append(table(shown, fields))
+    lines += notes
+    if cut:
+        lines.append(f"{len(shown)} of {page.total} shown; ask again with limit={len(shown)}.")
+    elif page.cursor:
+        lines.append(f"{len(shown)} of {page.total} shown; more: cursor={page.cursor}")
+    return "\n".join(lines)
+
+
+def _known(name: str, known: set[str]) -> str:
+    if not known or name in known:
+        return name
+    near = difflib.get_close_matches(name, known, 1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    raise Invalid(f"no field {name}{guess}", hint=f"Fields: {', '.join(sorted(known))}.")
+
+
+def _condition(text: str, known: set[str]) -> Callable[[Row], bool]:
+    matched = _CONDITION.fullmatch(text)
+    if matched is None:
+        word = text.strip().lower()
+        if not word:
+            raise Invalid("empty condition in where", hint=_HINT)
+        return lambda row: any(word in str(value).lower() for value in row.values())
+    name, operator, wanted = matched.groups()
+    _known(name, known)
+    if operator in ("=", "!="):
+        return lambda row: _equal(row.get(name), wanted) == (operator == "=")
+    if operator == "~":
+        pattern = wanted.lower() if "*" in wanted or "?" in wanted else f"*{wanted.lower()}*"
+        return lambda row: fnmatch.fnmatchcase(str(row.get(name, "")).lower(), pattern)
+    return _comparison(name, operator, _quantity(text, wanted))
+
+
+def _comparison(name: str, operator: str, bound: float) -> Callable[[Row], bool]:
+    def holds(row: Row) -> bool:
+        value = _number(row.get(name))
+        if value is None:
+            return False
+        match operator:
+            case ">":
+                return value > bound
+            case "<":
+                return value < bound
+            case ">=":
+                return value >= bound
+            case _:
+                return value <= bound
+
+    return holds
+
+
+def _equal(value: Any, wanted: str) -> bool:
+    if value is None:
+        return wanted in ("", "0", "false", "no")
+    text = str(value).lower()
+    low = wanted.lower()
+    number = _number(value)
+    if number is not None and (matched := _QUANTITY.fullmatch(wanted)):
+        return number == _scaled(matched)
+    if value in (0, 1) and low in ("true", "yes", "false", "no"):
+        return bool(value) == (low in ("true", "yes"))
+    return text == low or low in re.split(r"[;, ]", text)
+
+
+def _quantity(text: str, wanted: str) -> float:
+    matched = _QUANTITY.fullmatch(wanted)
+    if matched is None:
+        raise Invalid(f"{wanted!r} in where {text!r} is not a number", hint=_HINT)
+    return _scaled(matched)
+
+
+def _scaled(matched: re.Match[str]) -> float:
+    number, unit, percent = matched.groups()
+    power = " kmgtp".index(unit.lower()) if unit else 0
+    return float(number) * 1024**power / (100 if percent else 1)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    number = _number(value)
+    if value is None:
+        return (2, 0.0, "")
+    return (1, 0.0, str(value).lower()) if number is None else (0, number, "")
+
+
+def _digest(query: Query) -> str:
+    asked = json.dumps([list(query.where), query.sort])
+    return hashlib.sha256(asked.encode()).hexdigest()[:8]
+
+
+def _cursor(query: Query, index: int, last: Row, key: str) -> str:
+    parts = [_digest(query), index, str(last.get(key, ""))]
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def _start(query: Query, rows: Sequence[Row], key: str) -> int:
+    """Return where the page begins: after the last row shown, wherever that stands by now."""
+    if not query.cursor:
+        return 0
+    try:
+        padded = query.cursor + "=" * (-len(query.cursor) % 4)
+        digest, index, last = json.loads(base64.urlsafe_b64decode(padded))
+    except (ValueError, TypeError, binascii.Error):
+        digest, index, last = "", 0, ""
+    if digest != _digest(query) or not isinstance(index, int) or index < 0:
+        raise Invalid(
+            "the cursor belongs to another list",
+            hint="Repeat the call that gave it with the same where and sort, or leave it out.",
+        )
+    for position, row in enumerate(rows):
+        if str(row.get(key, "")) == last:
+            return position + 1
+    return index

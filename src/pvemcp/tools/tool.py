@@ -1,0 +1,145 @@
+"""The @tool decorator: schema, hints, policy and documentation of a tool from one declaration."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from pvemcp.call import Effect
+from pvemcp.errors import Invalid
+
+Format = Literal["text", "json"]
+"""How a result is written: a compact text for a model, or JSON for a script."""
+
+_KEPT = ("type", "enum", "items", "description", "minimum", "maximum", "additionalProperties")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A tool's answer when a PVE task goes on and the client follows it as an MCP task."""
+
+    upid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as declared: `run(pve, **arguments)` answers with text or a Started task."""
+
+    name: str
+    description: str
+    run: Callable[..., Awaitable[str | Started]]
+    effect: Effect
+    """The least effect with which the tool is of use; below it, it is not listed."""
+    reach: Effect
+    """The strongest effect that it can have; the destructive hint comes from it."""
+    always: bool
+    """Clients that defer tools load this one at once."""
+    arguments: type[BaseModel]
+    schema: Mapping[str, Any]
+
+    def parse(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return validated arguments. Raises Invalid that names every wrong one."""
+        try:
+            parsed = self.arguments.model_validate(dict(arguments))
+        except ValidationError as error:
+            raise self._invalid(error) from None
+        return {name: getattr(parsed, name) for name in type(parsed).model_fields}
+
+    def _invalid(self, error: ValidationError) -> Invalid:
+        known = list(self.arguments.model_fields)
+        detail: dict[str, str] = {}
+        for problem in error.errors(include_url=False, include_context=False):
+            name = str(problem["loc"][0]) if problem["loc"] else self.name
+            if name in detail:
+                continue
+            detail[name[:80]] = _explain(name, problem["type"], problem["msg"], known)
+            if len(detail) == 10:
+                break
+        usage = ", ".join(known) or "none"
+        return Invalid(
+            f"{self.name}: wrong arguments",
+            detail=detail,
+            hint=f"Arguments of {self.name}: {usage}.",
+        )
+
+
+def _explain(name: str, kind: str, message: str, known: list[str]) -> str:
+    if kind == "missing":
+        return "is required"
+    if kind != "extra_forbidden":
+        return message[0].lower() + message[1:]
+    near = difflib.get_close_matches(name, known, 1)
+    return "unknown argument" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def tool(
+    *, effect: Effect = Effect.READ, reach: Effect | None = None, always: bool = False
+) -> Callable[[Callable[..., Awaitable[str | Started]]], Tool]:
+    """Declare a tool from a typed coroutine function whose first parameter is `pve`.
+
+    The docstring is the description that the model reads. A parameter's `Annotated[..., Field]`
+    gives its own description and bounds. Unknown names and coerced values are refused.
+    """
+
+    def declare(run: Callable[..., Awaitable[str | Started]]) -> Tool:
+        parameters = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
+        fields: dict[str, Any] = {
+            p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters
+        }
+        config = ConfigDict(extra="forbid", strict=True)
+        model = create_model(run.__name__, __config__=config, **fields)
+        return Tool(
+            name=run.__name__,
+            description=" ".join(inspect.getdoc(run).split()),  # type: ignore[union-attr]
+            run=run,
+            effect=effect,
+            reach=reach or effect,
+            always=always,
+            arguments=model,
+            schema=_schema(model),
+        )
+
+    return declare
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    full = model.model_json_schema()
+    result: dict[str, Any] = {
+        "type": "object",
+        "properties": {name: _compact(p) for name, p in full.get("properties", {}).items()},
+    }
+    if required := full.get("required"):
+        result["required"] = required
+    result["additionalProperties"] = False
+    return result
+
+
+def _compact(declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a caller needs of a parameter: every token is paid in every session."""
+    if options := declared.get("anyOf"):
+        merged = [_compact(option) for option in options if option != {"type": "null"}]
+        kept = merged[0] if len(merged) == 1 else _union(merged)
+    else:
+        kept = {key: declared[key] for key in _KEPT if key in declared}
+        if kept.get("additionalProperties") is True:
+            del kept["additionalProperties"]
+        if "items" in kept:
+            kept["items"] = _compact(kept["items"])
+        if "enum" in kept:
+            kept.pop("type", None)
+    if "description" in declared:
+        kept["description"] = declared["description"]
+    if declared.get("default") not in (None, "", [], {}):
+        kept["default"] = declared["default"]
+    return kept
+
+
+def _union(options: list[dict[str, Any]]) -> dict[str, Any]:
+    if all(set(option) <= {"type"} for option in options):
+        return {"type": [option["type"] for option in options]}
+    return {"anyOf": options}
