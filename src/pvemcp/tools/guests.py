@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pvemcp.errors import Conflict, Fault, Missing
 from pvemcp.pve.client import Pve
-from pvemcp.tools.render import cell, duration, moment, record, table, to_json, within_budget
+from pvemcp.tools.render import cell, duration, moment, record, size, table, to_json, within_budget
 from pvemcp.tools.tool import Format, tool
 
 GuestName = Annotated[int | str, Field(description="vmid or name")]
@@ -73,15 +73,14 @@ async def _missing(pve: Pve, wanted: str, rows: Sequence[Mapping[str, Any]]) -> 
 async def guest_get(
     pve: Pve,
     guest: GuestName,
-    parts: Annotated[list[Part], Field(description="status is always there")] = [
-        "config",
-        "snapshots",
-        "addresses",
-    ],
+    parts: Annotated[
+        list[Part] | None, Field(description="all by default; status is always there")
+    ] = None,
     format: Format = "text",
 ) -> str:
     """Show one guest: status, config with pending changes, snapshots and IP addresses."""
     found = await locate(pve, guest)
+    parts = parts if parts is not None else ["config", "snapshots", "addresses"]
     wanted: dict[str, Awaitable[Any]] = {"status": pve.get(f"{found.path}/status/current")}
     if "config" in parts:
         wanted["config"] = pve.get(f"{found.path}/config", current=1)
@@ -158,11 +157,9 @@ def _status(guest: Guest, status: Mapping[str, Any]) -> str:
     flags += ["template"] if status.get("template") else []
     ha = status.get("ha") or {}
     flags += [f"HA: {ha.get('state', 'managed')}"] if ha.get("managed") else []
-    use = (
-        f"cpu {cell('cpu', float(status.get('cpu') or 0))} of {status.get('cpus')}, "
-        f"mem {cell('mem', status.get('mem') or 0)} of {cell('maxmem', status.get('maxmem') or 0)}, "
-        f"disk {cell('maxdisk', status.get('maxdisk') or 0)}"
-    )
+    mem, maxmem, disk = (size(status.get(key) or 0) for key in ("mem", "maxmem", "maxdisk"))
+    cpu = cell("cpu", float(status.get("cpu") or 0))
+    use = f"cpu {cpu} of {status.get('cpus')}, mem {mem} of {maxmem}, disk {disk}"
     return "\n".join([f"{guest} on {guest.node}: {state}", use, *flags])
 
 

@@ -82,10 +82,11 @@ async def inventory_find(
     pve: Pve,
     kind: Kind = "guests",
     where: Annotated[
-        list[str], Field(description='all must hold: "status=running", "name~web*", "mem>4GiB"')
-    ] = [],  # noqa: B006 - a schema default, never changed
+        list[str] | None,
+        Field(description='all must hold: "status=running", "name~web*", "mem>4GiB"'),
+    ] = None,
     sort: Annotated[str, Field(description="field; -field descends")] = "",
-    fields: list[str] = [],  # noqa: B006
+    fields: list[str] | None = None,
     limit: Annotated[int, Field(ge=1, le=1000)] = 40,
     cursor: str = "",
     format: Format = "text",
@@ -93,7 +94,7 @@ async def inventory_find(
     """List guests (VMs and containers), nodes, storages or pools of the whole cluster."""
     listing = LISTINGS[kind]
     rows = await rows_of(pve, kind)
-    query = Query(where, sort, fields, limit, cursor)
+    query = Query(where or (), sort, fields or (), limit, cursor)
     page = select(rows, query, key=listing.key, known=(*listing.fields, *listing.decisive))
     notes = await hidden(pve, listing, page, searched=bool(where))
     shown = fields or shown_fields(page.rows, listing)

@@ -222,7 +222,7 @@ def _start(query: Query, rows: Sequence[Row], key: str) -> int:
             "the cursor belongs to another list",
             hint="Repeat the call that gave it with the same where and sort, or leave it out.",
         )
-    for position, row in enumerate(rows):
+    for position, row in enumerate(rows if key else ()):
         if str(row.get(key, "")) == last:
             return position + 1
     return index

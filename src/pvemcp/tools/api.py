@@ -1,0 +1,242 @@
+"""The whole PVE API in five tools, split by effect so that each tool's hints are true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pvemcp.call import Effect
+from pvemcp.errors import Invalid
+from pvemcp.pve.client import Answer, Pve
+from pvemcp.pve.effects import effect_of, forbidden
+from pvemcp.pve.schema import Method, Parameter
+from pvemcp.tools.render import cell, record, to_json, within_budget
+from pvemcp.tools.rows import Page, Query, select, write
+from pvemcp.tools.tasks import Wait, finish
+from pvemcp.tools.tool import Format, Started, tool
+
+Path = Annotated[str, Field(description="such as /nodes/pve1/qemu/100/config")]
+Params = dict[str, Any] | None
+Verb = Literal["GET", "POST", "PUT", "DELETE"]
+
+_SEEN_BY: Sequence[tuple[str, str, str]] = (
+    ("/qemu", "/vms", "VM.Audit"),
+    ("/lxc", "/vms", "VM.Audit"),
+    ("/cluster/resources", "/vms", "VM.Audit"),
+    ("/storage", "/storage", "Datastore.Audit"),
+    ("/pools", "/pool", "Pool.Audit"),
+    ("/access", "/access", "Sys.Audit"),
+    ("/sdn", "/sdn", "SDN.Audit"),
+    ("/cluster/mapping", "/mapping", "Mapping.Audit"),
+    ("/cluster/notifications", "/mapping/notifications", "Mapping.Audit"),
+)
+"""Which privilege on which ACL path shows all rows of a list, by a part of its API path."""
+
+
+@tool(always=True)
+async def api_search(pve: Pve, query: str, limit: Annotated[int, Field(ge=1, le=50)] = 12) -> str:
+    """Find methods of the PVE API by words of their path, parameters or purpose."""
+    description = await pve.description()
+    found = description.search(query, limit)
+    if not found:
+        raise Invalid(f"no method matches {query!r}", hint="Try fewer or more general words.")
+    lines = [f"{m.verb} {m.path}  {_purpose(m)} [{_effect(m)}; {privileges(m)}]" for m in found]
+    return "\n".join([*lines, "Details: api_describe(path, method)."])
+
+
+@tool()
+async def api_describe(pve: Pve, path: Path, method: Verb = "GET") -> str:
+    """Describe one method of the PVE API: purpose, effect, privileges, parameters, result."""
+    found = (await pve.description()).find(method, path)
+    lines = [f"{found.verb} {found.path}", found.description.strip(), f"effect: {_effect(found)}"]
+    if reason := forbidden(found.verb, found.path):
+        lines.append(f"not available through this service: {reason}")
+    lines.append(f"needs: {privileges(found)}")
+    if not found.allow_token:
+        lines.append("PVE refuses API tokens here.")
+    lines.append("parameters:" if found.parameters else "parameters: none")
+    ordered = sorted(found.parameters, key=lambda p: (p.optional, p.name))
+    lines += [f"  {_parameter(p)}" for p in ordered]
+    lines.append(f"returns: {_returns(found.returns)}")
+    return within_budget("\n".join(lines), rest="the parameters above come first by need")
+
+
+@tool(always=True)
+async def api_read(
+    pve: Pve,
+    path: Path,
+    params: Params = None,
+    where: Annotated[list[str] | None, Field(description="as in inventory_find")] = None,
+    sort: str = "",
+    fields: list[str] | None = None,
+    limit: Annotated[int, Field(ge=1, le=1000)] = 40,
+    cursor: str = "",
+    format: Format = "text",
+) -> str:
+    """GET any path of the PVE API. Find paths with api_search."""
+    answer = await pve.request("GET", path, params or {})
+    data = answer.data
+    if isinstance(data, list) and all(isinstance(row, dict) for row in data):
+        query = Query(where or (), sort, fields or (), limit, cursor)
+        return await _list(pve, path, data, query, format=format)
+    if where or sort or cursor:
+        raise Invalid("where, sort and cursor go with lists", hint=f"{path} is not a list.")
+    if fields and isinstance(data, dict):
+        data = {name: data[name] for name in fields if name in data}
+    text = to_json(data) if format == "json" else _plain(data)
+    return within_budget(text, rest="narrow it with fields, or with the method's own parameters")
+
+
+async def _list(
+    pve: Pve, path: str, rows: list[dict[str, Any]], query: Query, *, format: Format
+) -> str:
+    page = select(rows, query, key="")
+    acl, privilege = next(
+        ((acl, privilege) for part, acl, privilege in _SEEN_BY if part in path), ("/", "Sys.Audit")
+    )
+    blind = await pve.blind(acl, privilege)
+    head = "empty list" if not rows else f"{page.total} items"
+    notes = [blind] if blind else []
+    return write(page, query.fields or _columns(page), format=format, head=head, notes=notes)
+
+
+def _columns(page: Page) -> list[str]:
+    """Return all fields of a page in a steady order: those that identify a row come first."""
+    names = list(dict.fromkeys(name for row in page.rows for name in row))
+    first = ["vmid", "id", "name", "node", "type", "storage", "volid", "userid", "iface", "status"]
+    return [n for n in first if n in names] + sorted(n for n in names if n not in first)
+
+
+def _plain(data: Any) -> str:
+    match data:
+        case None:
+            return "done, no value"
+        case dict() if not data:
+            return "empty"
+        case dict():
+            return record(data)
+        case list():
+            return "\n".join(cell("", item) for item in data) or "empty list"
+        case _:
+            return str(data)
+
+
+@tool(effect=Effect.CHANGE)
+async def api_change(
+    pve: Pve, method: Literal["POST", "PUT"], path: Path, params: Params = None, wait: Wait = 60
+) -> str | Started:
+    """Call a method of the PVE API that changes something, and follow its task to the end."""
+    found = (await pve.description()).find(method, path)
+    if effect_of(method, found.path, params or {}) > Effect.CHANGE:
+        raise Invalid(f"{method} {path} can destroy data", hint="Call api_destroy for it.")
+    return await _write(pve, method, path, params, wait=wait)
+
+
+@tool(effect=Effect.DESTROY)
+async def api_destroy(
+    pve: Pve,
+    path: Path,
+    method: Literal["DELETE", "POST", "PUT"] = "DELETE",
+    params: Params = None,
+    wait: Wait = 60,
+) -> str | Started:
+    """Call a method of the PVE API that deletes, overwrites or cuts off, and follow its task."""
+    return await _write(pve, method, path, params, wait=wait)
+
+
+async def _write(pve: Pve, method: str, path: str, params: Params, *, wait: float) -> str | Started:
+    answer: Answer = await pve.request(method, path, params or {})
+    if answer.upid:
+        return await finish(pve, answer.upid, wait=wait)
+    return within_budget(f"done\n{_plain(answer.data)}" if answer.data else "done", rest="")
+
+
+def _purpose(method: Method) -> str:
+    line = method.description.strip().split("\n", 1)[0]
+    return line if len(line) <= 100 else f"{line[:97]}..."
+
+
+def _effect(method: Method) -> str:
+    if forbidden(method.verb, method.path):
+        return "forbidden"
+    return str(effect_of(method.verb, method.path, {}))
+
+
+def privileges(method: Method) -> str:
+    """Write which privileges a method needs, from PVE's permission tree."""
+    if method.permissions is None:
+        return "root@pam only, no API token"
+    match method.permissions:
+        case {"check": check}:
+            return _check(check)
+        case {"user": "world"}:
+            return "nothing"
+        case {"user": _}:
+            return "any user; PVE checks or filters inside"
+        case _:
+            return str(method.permissions.get("description") or "see PVE's documentation")
+
+
+def _check(check: Any) -> str:
+    match check:
+        case ["and" | "or" as word, *parts]:
+            return f" {word} ".join(f"({_check(part)})" for part in parts)
+        case ["perm", path, [*names], *options]:
+            either = " or " if "any" in options else ", "
+            return f"{either.join(map(str, names)) or 'access'} on {path}"
+        case ["userid-group", [*names], *_]:
+            return f"{', '.join(map(str, names))} on the user's group"
+        case ["userid-param", "self"]:
+            return "the user itself"
+        case ["userid-param", name]:
+            return f"{name} on the user's realm"
+        case ["perm-modify", path]:
+            return f"Permissions.Modify on {path}"
+        case _:
+            return to_json(check)
+
+
+def _parameter(p: Parameter) -> str:
+    parts = [p.typetext or _type(p)]
+    if p.default is not None:
+        parts.append(f"default {p.default}")
+    if p.requires:
+        parts.append(f"with {p.requires}")
+    need = "" if p.optional else " (required)"
+    about = " ".join(p.description.split())
+    about = about if len(about) <= 200 else f"{about[:197]}..."
+    return f"{p.name}{need}: {', '.join(parts)}. {about}".rstrip()
+
+
+def _type(p: Parameter) -> str:
+    if p.enum:
+        return " | ".join(map(str, p.enum))
+    text = p.type
+    if p.minimum is not None or p.maximum is not None:
+        text += f" {_bound(p.minimum)}..{_bound(p.maximum)}"
+    if isinstance(p.format, Mapping):
+        text += f" of keys {', '.join(p.format)}"
+    elif p.format:
+        text += f" ({p.format})"
+    return text
+
+
+def _bound(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _returns(returns: Mapping[str, Any]) -> str:
+    match returns.get("type"):
+        case None | "null":
+            return "nothing"
+        case "array":
+            items = returns.get("items") or {}
+            names = ", ".join(items.get("properties") or ())
+            return f"a list of {items.get('type', 'values')}" + (f" with {names}" if names else "")
+        case "object":
+            names = ", ".join(returns.get("properties") or ())
+            return "an object" + (f" with {names}" if names else "")
+        case kind:
+            return str(kind)

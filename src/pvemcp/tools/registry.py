@@ -1,0 +1,51 @@
+"""All tools, in the order in which they are listed, and how MCP clients see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pvemcp.call import Effect
+from pvemcp.tools import api, guests, inventory, nodes, power, tasks
+from pvemcp.tools.tool import Tool
+
+TOOLS: tuple[Tool, ...] = (
+    inventory.cluster_overview,
+    inventory.inventory_find,
+    guests.guest_get,
+    power.guest_power,
+    nodes.node_get,
+    tasks.task_list,
+    tasks.task_get,
+    tasks.task_stop,
+    api.api_search,
+    api.api_describe,
+    api.api_read,
+    api.api_change,
+    api.api_destroy,
+)
+
+BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
+
+
+@cache
+def listing(ceiling: Effect) -> list[dict[str, Any]]:
+    """Return tools/list entries for a caller with this ceiling; the others are not listed."""
+    return [_entry(tool) for tool in TOOLS if tool.effect <= ceiling]
+
+
+def _entry(tool: Tool) -> dict[str, Any]:
+    read = tool.reach is Effect.READ
+    hints: dict[str, bool] = {"readOnlyHint": read, "openWorldHint": False}
+    if not read:
+        hints["destructiveHint"] = tool.reach is Effect.DESTROY
+    entry: dict[str, Any] = {
+        "name": tool.name,
+        "description": tool.description,
+        "inputSchema": tool.schema,
+        "annotations": hints,
+    }
+    if tool.always:
+        entry["_meta"] = {"anthropic/alwaysLoad": True}
+    return entry

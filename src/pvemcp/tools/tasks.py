@@ -1,0 +1,179 @@
+"""PVE tasks: list, look into, wait for, stop; and how every change waits for its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pvemcp.call import Effect
+from pvemcp.errors import Conflict, Invalid
+from pvemcp.pve.client import Pve
+from pvemcp.pve.tasks import TaskEnd, Upid, run_task, task_log
+from pvemcp.tools.guests import GuestName, locate
+from pvemcp.tools.render import duration, moment, to_json, within_budget
+from pvemcp.tools.rows import Query, select, write
+from pvemcp.tools.tool import Format, Started, tool
+
+GRACE = 1.0
+"""Seconds that a client with MCP tasks waits for a quick task before it gets the task's id."""
+
+Wait = Annotated[int, Field(ge=0, le=3600, description="seconds to wait for the end")]
+State = Literal["any", "running", "ok", "error", "warning"]
+
+
+async def finish(pve: Pve, upid: str, *, wait: float) -> str | Started:
+    """Follow a task to its end and say how it ended, within `wait` seconds.
+
+    Raises TaskFailed with PVE's reason. A client with MCP tasks gets the task instead.
+    """
+    detach = pve.call.detachable and wait > GRACE
+    end = await run_task(pve, upid, wait=GRACE if detach else wait)
+    if end.status == "running" and detach:
+        return Started(upid)
+    return ending(end)
+
+
+def ending(end: TaskEnd) -> str:
+    """Write how a task ended, or that it still runs and how to follow it."""
+    what = headline(Upid.parse(end.upid))
+    if end.status == "running":
+        last = f"\nlast line: {end.log_tail[-1]}" if end.log_tail else ""
+        follow = f'It goes on; follow it with task_get(upid="{end.upid}", wait=60).'
+        return f"{what}: still running after {duration(end.seconds)}{last}\n{follow}"
+    text = f"{what}: {end.exitstatus} after {duration(end.seconds)}\n{end.upid}"
+    if end.status == "warnings":
+        text = "\n".join([text, *(line for line in end.log_tail if "WARN" in line.upper())])
+    return text
+
+
+def headline(upid: Upid) -> str:
+    """Name a task: its type, what it works on, its node."""
+    return f"{upid.type} {upid.id} on {upid.node}".replace("  ", " ")
+
+
+@tool(always=True)
+async def task_list(
+    pve: Pve,
+    node: Annotated[str, Field(description="its whole history; else the latest of all nodes")] = "",
+    guest: GuestName | None = None,
+    state: State = "any",
+    type: Annotated[str, Field(description="such as qmstart, vzdump")] = "",
+    since: Annotated[str, Field(description="age such as 90m, 24h, 7d")] = "",
+    limit: Annotated[int, Field(ge=1, le=500)] = 20,
+    format: Format = "text",
+) -> str:
+    """List PVE tasks, newest first, with their exit status."""
+    after = int(time.time()) - _age(since) if since else 0
+    vmid = None
+    if guest is not None:
+        found = await locate(pve, guest)
+        node, vmid = node or found.node, found.vmid
+    if node:
+        rows = await _of_node(pve, node, state, type=type, vmid=vmid, after=after, limit=limit)
+    else:
+        rows = await pve.get("/cluster/tasks")
+    rows = [_row(r) for r in rows if _wanted(r, state, type=type, after=after)]
+    rows.sort(key=lambda row: -row["starttime"])
+    page = select(rows, Query(limit=limit), key="")
+    blind = await pve.blind(f"/nodes/{node}" if node else "/nodes", "Sys.Audit")
+    note = [blind.replace("the list", "tasks of others are not shown; the list")] if blind else []
+    if not node:
+        note.append("Only the latest of each node; give node or guest for the history.")
+    fields = ("type", "id", "node", "user", "starttime", "took", "status", "upid")
+    return write(page, fields, format=format, head=f"{page.total} tasks", notes=note)
+
+
+async def _of_node(
+    pve: Pve, node: str, state: State, *, type: str, vmid: int | None, after: int, limit: int
+) -> list[dict[str, Any]]:
+    asked: dict[str, Any] = {"source": "active" if state == "running" else "all", "limit": limit}
+    if state in ("ok", "error", "warning"):
+        asked["statusfilter"] = state
+    asked |= {key: value for key, value in (("typefilter", type), ("vmid", vmid)) if value}
+    if after:
+        asked["since"] = after
+    rows: list[dict[str, Any]] = await pve.get("/nodes/{node}/tasks", node=node, **asked)
+    return rows
+
+
+def _wanted(row: Mapping[str, Any], state: State, *, type: str, after: int) -> bool:
+    if (type and row.get("type") != type) or int(row["starttime"]) < after:
+        return False
+    status = str(row.get("status") or "")
+    match state:
+        case "any":
+            return True
+        case "running":
+            return not row.get("endtime")
+        case "ok":
+            return status == "OK"
+        case "warning":
+            return status.startswith("WARNINGS")
+        case "error":
+            ended = bool(row.get("endtime"))
+            return ended and status != "OK" and not status.startswith("WARNINGS")
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    started, ended = int(row["starttime"]), row.get("endtime")
+    user = str(row.get("user", ""))
+    if row.get("tokenid"):
+        user += f"!{row['tokenid']}"
+    took = duration((int(ended) if ended else time.time()) - started)
+    status = row.get("status") if ended else "running"
+    return {**row, "starttime": started, "user": user, "took": took, "status": status}
+
+
+def _age(text: str) -> int:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not number.isascii() or not number.isdigit():
+        raise Invalid(f"since={text!r} is not an age", hint="Write 90m, 24h or 7d.")
+    return int(number) * units[unit]
+
+
+@tool(always=True)
+async def task_get(
+    pve: Pve,
+    upid: str,
+    wait: Wait = 0,
+    log_lines: Annotated[int, Field(ge=0, le=1000)] = 15,
+    format: Format = "text",
+) -> str:
+    """Show a PVE task: state, exit status, end of its log; wait follows it to its end."""
+    parsed = Upid.parse(upid)
+    if wait:
+        await run_task(pve, upid, wait=wait)
+    status = await pve.get("/nodes/{node}/tasks/{upid}/status", node=parsed.node, upid=upid)
+    log = await task_log(pve, upid, tail=log_lines) if log_lines else []
+    if format == "json":
+        return to_json({"status": status, "log": log})
+    return within_budget(_text(parsed, status, log), rest="ask for fewer log_lines")
+
+
+def _text(upid: Upid, status: Mapping[str, Any], log: Sequence[str]) -> str:
+    running = status.get("status") == "running"
+    state = "running" if running else str(status.get("exitstatus") or "ended, no exit status")
+    user = str(status.get("user")) + (f"!{status['tokenid']}" if status.get("tokenid") else "")
+    started = float(status.get("starttime") or 0)
+    lines = [f"{headline(upid)}: {state}", f"started {moment(started)} by {user}"]
+    if running:
+        lines.append(f"runs for {duration(max(0.0, time.time() - started))}")
+    return "\n".join([*lines, "log:", *log] if log else lines)
+
+
+@tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
+async def task_stop(pve: Pve, upid: str) -> str:
+    """Stop a running PVE task. What it had begun stays half done; it may leave a lock."""
+    parsed = Upid.parse(upid)
+    path = "/nodes/{node}/tasks/{upid}"
+    before = await pve.get(f"{path}/status", node=parsed.node, upid=upid)
+    if before.get("status") != "running":
+        raise Conflict(
+            f"{headline(parsed)} has ended: {before.get('exitstatus')}", hint="Nothing to stop."
+        )
+    await pve.delete(path, node=parsed.node, upid=upid)
+    return f"{headline(parsed)}: asked to stop; task_get(upid, wait=10) shows its end"
