@@ -1,0 +1,257 @@
+"""The composition root: settings in, a running service out. Only here do all parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from mcp.server.stdio import stdio_server
+from mcp.server.subscriptions import ListenHandler
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pvemcp.access.bearer import PRINCIPAL, BearerAuth
+from pvemcp.access.grants import Grants
+from pvemcp.access.hosts import HostCheck, own_names
+from pvemcp.access.policy import permit
+from pvemcp.audit import Audit
+from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.errors import Misconfigured, Unavailable
+from pvemcp.pve.client import PveClient
+from pvemcp.server import Context, Service, build
+from pvemcp.settings import Settings, is_loopback, require_safe_listen, require_token
+from pvemcp.sim.http import serve as serve_world
+from pvemcp.sim.world import World, make_world
+from pvemcp.store import Store
+
+logger = logging.getLogger(__name__)
+
+GRACE = 2
+"""Seconds that calls under way get when the service stops."""
+HOST_DESCRIPTION = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
+"""Where a PVE host keeps the API description of its own version."""
+DEMO_CALLER = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A composed service: the ASGI application, and the handler that closes its open streams."""
+
+    asgi: HostCheck
+    listen: ListenHandler
+
+
+def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
+    """Return the client for the PVE that the settings name, or for a simulator's socket."""
+    url = settings.pve_url
+    on_host = unix_socket is None and HOST_DESCRIPTION.exists() and is_loopback(url)
+    return PveClient(
+        url,
+        ca_file=settings.pve_ca_file,
+        fingerprint=settings.pve_fingerprint,
+        socket=unix_socket,
+        concurrency=settings.pve_concurrency,
+        permit=permit,
+        cache_dir=settings.state_dir,
+        apidoc_file=HOST_DESCRIPTION if on_host else None,
+    )
+
+
+def compose(settings: Settings, *, store: Store, pve: PveClient, default: ApiToken) -> App:
+    """Return the service over HTTP: Host check, bearer grants, MCP."""
+    service = Service(pve, Audit(store, sys.stderr), _principal_of_request)
+    server, listen = build(service)
+    mcp = server.streamable_http_app(
+        streamable_http_path="/mcp",
+        max_request_body_size=settings.body_limit,
+        # HostCheck does it, with an answer that says what to set.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+    mcp.add_exception_handler(404, _not_found)
+    _warm_up(mcp, pve)
+    guarded = BearerAuth(mcp, Grants(store).authenticate, default_token=default)
+    names = own_names(settings.address[0], settings.allowed_hosts)
+    return App(HostCheck(guarded, names), listen)
+
+
+def _principal_of_request(ctx: Context) -> Principal:
+    principal = ctx.request.scope[PRINCIPAL] if ctx.request is not None else None
+    if not isinstance(principal, Principal):
+        raise TypeError("a request passed the door without a principal")
+    return principal
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    hint = "The MCP endpoint is /mcp."
+    return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
+
+
+def _warm_up(mcp: Starlette, pve: PveClient) -> None:
+    """Load the API description in the background, and close the client's pool at the end."""
+    inner = mcp.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
+        async with pve, inner(app) as state:
+            loading = asyncio.create_task(_load(pve))
+            try:
+                yield state
+            finally:
+                loading.cancel()
+
+    mcp.router.lifespan_context = lifespan
+
+
+async def _load(pve: PveClient) -> None:
+    try:
+        await pve.description()
+    except Unavailable as fault:
+        logger.warning("no API description yet: %s", fault)
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server that ends the clients' open subscription streams before it waits for requests."""
+
+    def __init__(self, config: uvicorn.Config, listen: ListenHandler) -> None:
+        super().__init__(config)
+        self._listen = listen
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._listen.close()
+        await super().shutdown(sockets)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Bind the listening socket. Raises Misconfigured when the address cannot be had."""
+    host, port = settings.address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise Misconfigured(
+            f"listen: cannot listen on {settings.listen}: {os.strerror(error.errno or 0)}",
+            hint="Another program may have the port: set PVEMCP_LISTEN to another one.",
+        ) from None
+
+
+async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
+    """Serve until a signal; streams end and calls under way get GRACE seconds."""
+    config = uvicorn.Config(
+        app.asgi,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE,
+        h11_max_incomplete_event_size=65536,
+    )
+    await _Uvicorn(config, app.listen).serve([bound])
+
+
+def mcp_url(settings: Settings, bound: socket.socket) -> str:
+    """Return the URL that a client on this machine can use."""
+    host, port = settings.address[0], bound.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}/mcp"
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("mcp").setLevel("WARNING")
+
+
+def serve(settings: Settings) -> int:
+    """Run the service over HTTP until a signal ends it."""
+    _log_to_stderr(settings)
+    default = ApiToken(*require_token(settings))
+    with Store(settings.state_dir) as store:
+        require_safe_listen(settings, has_grants=bool(Grants(store).list()))
+        app = compose(settings, store=store, pve=pve_client(settings), default=default)
+        with bind(settings) as bound:
+            logger.info("MCP at %s", mcp_url(settings, bound))
+            asyncio.run(run_http(app, settings, bound))
+    return 0
+
+
+def stdio(settings: Settings, ceiling: Effect) -> int:
+    """Serve one client on stdin and stdout, with the configured PVE token."""
+    _log_to_stderr(settings)
+    principal = Principal("stdio", ceiling, ApiToken(*require_token(settings)))
+
+    async def run(store: Store) -> None:
+        async with pve_client(settings) as pve:
+            server, listen = build(Service(pve, Audit(store, sys.stderr), lambda _: principal))
+            async with stdio_server() as (reader, writer):
+                await server.run(reader, writer, server.create_initialization_options())
+            listen.close()
+
+    with Store(settings.state_dir) as store:
+        asyncio.run(run(store))
+    return 0
+
+
+def demo(world: str, port: int) -> int:
+    """Run the service on a simulated PVE of its own, and say how to connect to it."""
+    with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
+        settings = Settings(listen=f"127.0.0.1:{port}", state_dir=Path(folder), log_level="warning")
+        _log_to_stderr(settings)
+        simulated = make_world(world, progress="timed")
+        with Store(settings.state_dir) as store, bind(settings) as bound:
+            _, secret = Grants(store).create(DEMO_CALLER, Effect.DESTROY)
+            asyncio.run(_demo(simulated, settings, store, bound, secret))
+    return 0
+
+
+async def _demo(
+    world: World, settings: Settings, store: Store, bound: socket.socket, secret: str
+) -> None:
+    unix_socket = str(settings.state_dir / "pve.sock")
+    async with serve_world(world, uds=unix_socket, tls=False):
+        pve = pve_client(settings, unix_socket=unix_socket)
+        default = ApiToken(*world.token())
+        app = compose(settings, store=store, pve=pve, default=default)
+        url = mcp_url(settings, bound)
+        add = f'claude mcp add --transport http pvemcp {url} --header "Authorization: Bearer {secret}"'
+        print(  # noqa: T201 - the answer to the command
+            f"A simulated Proxmox VE is running; nothing real is touched.\n\n"
+            f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\nCtrl-C ends it.",
+            flush=True,
+        )
+        await run_http(app, settings, bound)
+
+
+def simulate(world: str, port: int) -> int:
+    """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_simulate(make_world(world, progress="timed"), port))
+    return 0
+
+
+async def _simulate(world: World, port: int) -> None:
+    async with serve_world(world, port=port, tls=True) as running:
+        token_id, secret = world.token()
+        print(  # noqa: T201 - the answer to the command
+            f"URL          {running.url}\nfingerprint  {running.fingerprint}\n"
+            f"token        PVEAPIToken={token_id}={secret}\n\nCtrl-C ends it.",
+            flush=True,
+        )
+        await asyncio.Event().wait()

@@ -1,0 +1,268 @@
+"""The MCP server: every tool call passes through `call_tool`. Read this first.
+
+One low-level SDK server serves both protocol eras, over HTTP and stdio alike. A call is opened
+with its principal, checked against the tool's declaration and the grant's ceiling, run, and closed
+once; the audit has it before the client has its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CallToolRequestParams,
+    PaginatedRequestParams,
+    RequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from pvemcp import __version__
+from pvemcp.audit import Audit, redact
+from pvemcp.call import Call, Effect, Principal, Progress
+from pvemcp.errors import Denied, Fault
+from pvemcp.pve.client import PveClient
+from pvemcp.pve.tasks import Upid, peek
+from pvemcp.tools.registry import BY_NAME, listing
+from pvemcp.tools.tasks import ending
+from pvemcp.tools.tool import Started, Tool
+
+logger = logging.getLogger(__name__)
+
+TASKS = "io.modelcontextprotocol/tasks"
+POLL_MS = 2000
+"""How often a client should ask for a task, in milliseconds."""
+
+INSTRUCTIONS = """\
+Works one Proxmox VE (PVE) host or cluster. Start with cluster_overview or inventory_find; \
+guest_get shows one guest. Guests are named by vmid or by their name.
+The whole PVE API: api_search finds a method, api_describe shows its parameters, then api_read \
+(GET), api_change (POST, PUT) or api_destroy (what deletes, overwrites or cuts off).
+Changes run as PVE tasks. A tool waits up to `wait` seconds and says how the task ended; when it \
+hands back a UPID instead, follow it with task_get(upid, wait=60). An accepted request is not a \
+success: only the task's exit status is.
+Lists are short: narrow them with where, fields and sort, or go on with cursor. A list that may \
+be incomplete, because the API token cannot see everything, says so.
+An error says what to do next. Tools above your grant's ceiling are not listed.\
+"""
+
+Context = ServerRequestContext[Any, Any]
+
+
+class TaskParams(RequestParams):
+    """Parameters of the methods of the tasks extension; `task_id` is the UPID."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a call needs: PVE, the audit, and who is calling."""
+
+    pve: PveClient
+    audit: Audit
+    principal: Callable[[Context], Principal]
+
+
+def build(service: Service) -> tuple[Server[Any], ListenHandler]:
+    """Return the MCP server, and the handler whose `close()` ends its open streams."""
+
+    async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
+        return {"tools": listing(service.principal(ctx).ceiling)}
+
+    async def on_call(ctx: Context, params: CallToolRequestParams) -> Any:
+        return await call_tool(service, ctx, params)
+
+    listen = ListenHandler(InMemorySubscriptionBus())
+    server: Server[Any] = Server(
+        "pvemcp",
+        version=__version__,
+        title="Proxmox VE",
+        instructions=INSTRUCTIONS,
+        cache_hints={"tools/list": CacheHint(300_000), "server/discover": CacheHint(300_000)},
+        get_tool_input_schema=lambda name: BY_NAME[name].schema if name in BY_NAME else None,
+        on_list_tools=list_tools,
+        on_call_tool=on_call,
+        on_subscriptions_listen=listen,
+    )
+    server.extensions[TASKS] = {}
+    for method, handler in (("get", _get_task), ("update", _update_task), ("cancel", _cancel_task)):
+        server.add_request_handler(f"tasks/{method}", TaskParams, _task_method(service, handler))
+    return server, listen
+
+
+async def call_tool(service: Service, ctx: Context, params: CallToolRequestParams) -> Any:
+    """Run one tool call from the door to the answer. Raises MCPError for an unknown tool."""
+    arguments = params.arguments or {}
+    tool = BY_NAME.get(params.name)
+    call = _open(service, ctx, params.name, redact(arguments))
+    if tool is None:
+        call.close("invalid", "unknown tool")
+        service.audit.record(call)
+        raise MCPError(INVALID_PARAMS, f"Unknown tool: {_clean(params.name[:64])}")
+    call.effect = tool.effect
+    return await _run(service, call, lambda: _use(service, call, tool, arguments))
+
+
+async def _use(
+    service: Service, call: Call, tool: Tool, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    if tool.effect > call.principal.ceiling:
+        raise Denied(
+            f"{tool.name} needs the effect {tool.effect}; this grant's ceiling is "
+            f"{call.principal.ceiling}",
+            hint=f"An administrator can make another: pvemcp grant create NAME "
+            f"--ceiling {tool.effect}.",
+        )
+    parsed = tool.parse(arguments)
+    if tool.reach > Effect.READ:
+        service.audit.opened(call)
+    result = await tool.run(service.pve.bind(call), **parsed)
+    if isinstance(result, Started):
+        upid = Upid.parse(result.upid)
+        return {"resultType": "task", **_task(upid, "working", f"{upid.type} {upid.id} is running")}
+    return _text(result)
+
+
+async def _run(
+    service: Service, call: Call, work: Callable[[], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Do the work of a call; close and record it whatever happens."""
+    try:
+        result = await work()
+        call.close("ok")
+    except Fault as fault:
+        call.close(fault.code, str(fault))
+        result = _text(f"{fault.code}: {fault}", error=True)
+    except asyncio.CancelledError:
+        call.close("cancelled", "the client went away, or the service stopped")
+        raise
+    except Exception:
+        logger.exception("call %s: %s failed", call.id, call.tool)
+        call.close("internal", "see the journal")
+        text = f"internal: {call.tool} failed; the service's journal has it as call {call.id}"
+        result = _text(text, error=True)
+    finally:
+        service.audit.record(call)
+    return result
+
+
+def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) -> Call:
+    client = ctx.session.client_params
+    info = client.client_info if client else None
+    return Call(
+        service.principal(ctx),
+        tool=_clean(tool[:64]),
+        arguments=arguments,
+        client=_clean(f"{info.name} {info.version}"[:100]) if info else "",
+        detachable=_declares_tasks(ctx),
+        progress=_progress(ctx),
+    )
+
+
+def _declares_tasks(ctx: Context) -> bool:
+    declared = ctx.session.client_capabilities
+    extensions = (declared.extensions or {}) if declared else {}
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in extensions
+
+
+def _progress(ctx: Context) -> Progress:
+    """Report progress to this request's client; MCP wants a figure that only grows."""
+    highest = -1.0
+
+    async def report(progress: float, total: float | None, message: str) -> None:
+        nonlocal highest
+        highest = progress if progress > highest else highest + 1e-6
+        await ctx.session.report_progress(highest, total, _clean(message))
+
+    return report
+
+
+def _text(text: str, *, error: bool = False) -> dict[str, Any]:
+    result: dict[str, Any] = {"content": [{"type": "text", "text": _clean(text)}]}
+    return {**result, "isError": True} if error else result
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates, which JSON may carry and UTF-8 may not."""
+    return text.encode(errors="replace").decode()
+
+
+# The tasks extension: a PVE task is an MCP task, its UPID the task id. PVE's own task list is the
+# store, read with the caller's PVE token, so that a restart loses nothing.
+
+Handler = Callable[[Service, Call, Upid], Awaitable[dict[str, Any]]]
+
+
+def _task_method(
+    service: Service, handler: Handler
+) -> Callable[[Context, TaskParams], Awaitable[dict[str, Any]]]:
+    async def serve(ctx: Context, params: TaskParams) -> dict[str, Any]:
+        if not _declares_tasks(ctx):
+            raise MCPError(
+                MISSING_REQUIRED_CLIENT_CAPABILITY,
+                "Missing required client capability",
+                {"requiredCapabilities": {"extensions": {TASKS: {}}}},
+            )
+        call = _open(service, ctx, ctx.method, {"taskId": params.task_id[:256]})
+        try:
+            return await handler(service, call, Upid.parse(params.task_id))
+        except Fault as fault:
+            call.close(fault.code, str(fault))
+            service.audit.record(call)
+            raise MCPError(INVALID_PARAMS, _clean(str(fault))) from None
+
+    return serve
+
+
+async def _get_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
+    end = await peek(service.pve.bind(call), upid)
+    if end.status == "running":
+        last = end.log_tail[-1] if end.log_tail else f"{upid.type} {upid.id} is running"
+        return _task(upid, "working", last)
+    call.close("ok")
+    service.audit.record(call)
+    if "interrupt" in end.exitstatus:
+        return _task(upid, "cancelled", end.exitstatus)
+    failed = end.status == "failed"
+    text = "\n".join([ending(end), *end.log_tail]) if failed else ending(end)
+    return {**_task(upid, "completed", end.exitstatus), "result": _text(text, error=failed)}
+
+
+async def _update_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
+    """Acknowledge: a PVE task never asks for input, so no answer can be outstanding."""
+    await peek(service.pve.bind(call), upid)
+    return {}
+
+
+async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
+    call.effect = Effect.CHANGE
+    service.audit.opened(call)
+    path = "/nodes/{node}/tasks/{upid}"
+    await service.pve.bind(call).delete(path, node=upid.node, upid=str(upid))
+    call.close("ok")
+    service.audit.record(call)
+    return {}
+
+
+def _task(upid: Upid, status: str, message: str) -> dict[str, Any]:
+    return {
+        "taskId": str(upid),
+        "status": status,
+        "statusMessage": _clean(message),
+        "createdAt": datetime.fromtimestamp(upid.start, UTC).isoformat(),
+        "lastUpdatedAt": datetime.now(UTC).isoformat(),
+        "ttlMs": None,
+        "pollIntervalMs": POLL_MS,
+    }
