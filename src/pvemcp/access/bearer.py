@@ -1,0 +1,173 @@
+"""The door: HTTP requests come in with a grant's secret, or not at all (RFC 6750)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from starlette.authentication import AuthCredentials
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pvemcp.access.attempts import Attempts
+from pvemcp.access.grants import Grant
+from pvemcp.call import ApiToken, Principal
+from pvemcp.errors import Unavailable
+
+PRINCIPAL = "pvemcp.principal"
+"""Key of the Principal in the ASGI scope."""
+REALM = 'Bearer realm="pvemcp"'
+_BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
+_TOKEN = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")  # b64token of RFC 6750
+_HOW = (
+    "Send the header Authorization: Bearer SECRET, where SECRET is what pvemcp grant create showed."
+)
+
+
+class BearerAuth:
+    """ASGI middleware that lets only holders of a grant through.
+
+    It guards every HTTP path of `app` except `open_paths`; WebSockets are refused. The app finds
+    the caller in `scope["pvemcp.principal"]`, and in `scope["user"]` and `scope["auth"]` for the
+    MCP SDK, which ties a session to the grant that opened it. The client's address is the one of
+    the connection: X-Forwarded-For is not believed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticate: Callable[[str], Grant | None],
+        *,
+        default_token: ApiToken,
+        open_paths: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._default_token = default_token
+        self._open_paths = open_paths
+        self._attempts = Attempts(clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        outcome = self._admit(scope)
+        if isinstance(outcome, _Refusal):
+            await _refuse(send, outcome)
+            return
+        await self._app(outcome, receive, send)
+
+    def _admit(self, scope: Scope) -> Scope | _Refusal:
+        client = scope.get("client")
+        address = str(client[0]) if client else ""
+        wait = self._attempts.wait(address)
+        if wait > 0:
+            return _too_many(wait)
+        secret = _secret(scope)
+        if isinstance(secret, _Refusal):
+            return secret
+        try:
+            grant = self._authenticate(secret)
+        except Unavailable as fault:
+            return _Refusal(503, "unavailable", fault.message, fault.hint)
+        if grant is None:
+            self._attempts.failed(address)
+            return _WRONG
+        return self._scope(scope, grant, address)
+
+    def _scope(self, scope: Scope, grant: Grant, address: str) -> Scope:
+        scopes = [str(grant.ceiling)]
+        access = AccessToken(token="", client_id=grant.id, scopes=scopes)
+        principal = Principal(
+            name=grant.name,
+            ceiling=grant.ceiling,
+            token=grant.token or self._default_token,
+            grant=grant.id,
+            address=address,
+        )
+        return {
+            **scope,
+            PRINCIPAL: principal,
+            "user": AuthenticatedUser(access),
+            "auth": AuthCredentials(scopes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    status: int
+    error: str
+    message: str
+    hint: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def _challenge(error: str = "", description: str = "") -> tuple[tuple[bytes, bytes], ...]:
+    details = f', error="{error}", error_description="{description}"' if error else ""
+    return ((b"www-authenticate", f"{REALM}{details}".encode("ascii")),)
+
+
+def _malformed(problem: str) -> _Refusal:
+    return _Refusal(400, "invalid_request", problem, _HOW, _challenge("invalid_request", problem))
+
+
+def _too_many(wait: float) -> _Refusal:
+    seconds = math.ceil(wait)
+    return _Refusal(
+        429,
+        "too_many_attempts",
+        "Too many wrong secrets came from this address.",
+        f"Try again in {seconds} s, with the right secret.",
+        ((b"retry-after", str(seconds).encode("ascii")),),
+    )
+
+
+_ABSENT = _Refusal(401, "unauthenticated", "This service needs a grant.", _HOW, _challenge())
+_WRONG_TEXT = "The secret is unknown, expired or revoked"
+_WRONG = _Refusal(
+    401,
+    "invalid_token",
+    f"{_WRONG_TEXT}.",
+    "On the host of pvemcp: pvemcp grant list shows the grants, pvemcp grant create NAME "
+    "--ceiling read makes a new one.",
+    _challenge("invalid_token", _WRONG_TEXT),
+)
+
+
+def _secret(scope: Scope) -> str | _Refusal:
+    found = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    if not found:
+        return _ABSENT
+    if len(found) > 1:
+        return _malformed("The Authorization header came more than once")
+    match = _BEARER.fullmatch(found[0].strip())
+    if match is None:
+        return _ABSENT  # another scheme: say which one counts
+    token = match[1] or b""
+    if not _TOKEN.fullmatch(token):
+        return _malformed("The Bearer credential is empty or has characters that cannot be in it")
+    return token.decode("ascii")
+
+
+async def _refuse(send: Send, refusal: _Refusal) -> None:
+    body = json.dumps(
+        {"error": refusal.error, "message": refusal.message, "hint": refusal.hint}
+    ).encode("ascii")
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+        *refusal.headers,
+    ]
+    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})

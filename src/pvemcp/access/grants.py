@@ -1,0 +1,204 @@
+"""Grants: who may call, up to which effect, with which PVE token.
+
+A grant's secret has 256 random bits and is shown once; the database keeps its SHA-256, which is
+enough against a random secret of that size. A PVE token that a grant carries must be presented to
+PVE, so its secret stands in the database in the clear: the file has mode 0600.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pvemcp.call import ApiToken, Effect
+from pvemcp.errors import Conflict, Fault, Invalid, Missing
+from pvemcp.store import Store
+
+log = logging.getLogger(__name__)
+
+SECRET_PREFIX = "pvemcp_"  # noqa: S105 - lets secret scanners recognise a leaked one
+SECRET_FORMAT = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
+NAME_FORMAT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+LAST_USED_EVERY = 60.0
+"""Seconds between two writes of a grant's last use."""
+_COLUMNS = "id, name, ceiling, created, expires, last_used, token_id, token_secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one client may do. Times are in seconds since the epoch."""
+
+    id: str
+    name: str
+    ceiling: Effect
+    created: float
+    expires: float | None = None
+    """None: never."""
+    last_used: float | None = None
+    """None: never; else correct to a minute."""
+    token: ApiToken | None = field(default=None, repr=False)
+    """The grant's own PVE token; None: the configured one."""
+
+    @property
+    def token_id(self) -> str:
+        """`USER@REALM!NAME` of the grant's own PVE token, or empty."""
+        return self.token.id if self.token else ""
+
+    def has_expired(self, now: float) -> bool:
+        """Whether the grant is past its time."""
+        return self.expires is not None and now >= self.expires
+
+
+class Grants:
+    """The grants in the database. A change by another process counts from the next request on."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_hash: dict[bytes, Grant] = {}
+        self._version = -1
+        self._used: dict[str, float] = {}
+        """When the last use of a grant (by id) was last written down."""
+
+    def create(
+        self,
+        name: str,
+        ceiling: Effect,
+        *,
+        expires: float | None = None,
+        token: ApiToken | None = None,
+    ) -> tuple[Grant, str]:
+        """Make a grant and return it with its secret, which cannot be had again.
+
+        `expires` is in seconds from now; None is never. Raises Invalid for a bad name or time,
+        Conflict for a name that exists.
+        """
+        _refuse_bad_name(name)
+        if expires is not None and expires <= 0:
+            raise Invalid("The grant would have expired already.", hint="Give a positive time.")
+        now = self._clock()
+        grant = Grant(
+            id=secrets.token_hex(8),
+            name=name,
+            ceiling=ceiling,
+            created=now,
+            expires=None if expires is None else now + expires,
+            token=token,
+        )
+        secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+        if not self._insert(grant, secret):
+            raise Conflict(
+                f"A grant named {name} exists.",
+                hint=f"Choose another name, or first: pvemcp grant revoke {name}",
+            )
+        self._version = -1
+        return grant, secret
+
+    def list(self) -> list[Grant]:
+        """Return all grants by name, the expired ones too."""
+        found = self._store.rows(f"SELECT {_COLUMNS} FROM grants ORDER BY name")  # noqa: S608
+        return [_grant(*row) for row in found]
+
+    def revoke(self, name: str) -> Grant:
+        """Delete a grant; its next request is refused. Raises Missing with the nearest names."""
+        known = {grant.name: grant for grant in self.list()}
+        if name not in known or not self._store.write("DELETE FROM grants WHERE name = ?", (name,)):
+            raise Missing(f"No grant is named {name}.", hint=_nearest(name, sorted(known)))
+        self._version = -1
+        return known[name]
+
+    def authenticate(self, secret: str) -> Grant | None:
+        """Return the grant that the secret belongs to; None if it is unknown or expired.
+
+        Raises Unavailable when the database cannot be read.
+        """
+        if not SECRET_FORMAT.fullmatch(secret):
+            return None
+        self._refresh()
+        digest = _digest(secret)
+        # What the look-up's time could tell is a prefix of a hash of 256 random bits: nothing.
+        # The comparison itself takes the same time for every outcome.
+        grant = self._by_hash.get(digest)
+        stored = digest if grant else bytes(len(digest))
+        if not hmac.compare_digest(stored, digest) or grant is None:
+            return None
+        now = self._clock()
+        if grant.has_expired(now):
+            return None
+        self._note_use(grant, now)
+        return grant
+
+    def _refresh(self) -> None:
+        version = self._store.data_version()
+        if version == self._version:
+            return
+        found = self._store.rows(f"SELECT hash, {_COLUMNS} FROM grants")  # noqa: S608
+        self._by_hash = {bytes(row[0]): _grant(*row[1:]) for row in found}
+        self._version = version
+
+    def _note_use(self, grant: Grant, now: float) -> None:
+        if now - self._used.get(grant.id, grant.last_used or 0.0) < LAST_USED_EVERY:
+            return
+        self._used[grant.id] = now
+        try:
+            self._store.write("UPDATE grants SET last_used = ? WHERE id = ?", (now, grant.id))
+        except Fault as fault:  # a nicety must not lock anybody out
+            log.warning("The last use of grant %s was not written: %s", grant.name, fault)
+
+    def _insert(self, grant: Grant, secret: str) -> bool:
+        return self._store.insert(
+            "INSERT INTO grants (id, name, hash, ceiling, created, expires, token_id, "
+            "token_secret) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                grant.id,
+                grant.name,
+                _digest(secret),
+                str(grant.ceiling),
+                grant.created,
+                grant.expires,
+                grant.token.id if grant.token else None,
+                grant.token.secret if grant.token else None,
+            ),
+        )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("ascii")).digest()
+
+
+def _grant(
+    id_: str,
+    name: str,
+    ceiling: str,
+    created: float,
+    expires: float | None,
+    last_used: float | None,
+    token_id: str | None,
+    token_secret: str | None,
+) -> Grant:
+    grant = Grant(id_, name, Effect.parse(ceiling), created, expires, last_used)
+    if token_id is None:
+        return grant
+    return replace(grant, token=ApiToken(token_id, token_secret or ""))
+
+
+def _refuse_bad_name(name: str) -> None:
+    if not NAME_FORMAT.fullmatch(name):
+        raise Invalid(
+            f"{name!r} cannot name a grant.",
+            hint="1 to 64 of a-z, 0-9, dot, underscore and hyphen; the first a letter or digit.",
+        )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only the message needs it
+
+    if near := get_close_matches(name, known, n=3):
+        return f"Did you mean {' or '.join(near)}?"
+    return f"There are: {', '.join(known)}." if known else "There are no grants."

@@ -1,0 +1,221 @@
+"""The audit: every call leaves a row in the database and a JSON line in the journal.
+
+A call that may change something has its row before anything happens (`opened`), so that a kill
+in the middle leaves a trace; if that row cannot be written the call is refused. Every call is
+recorded before its answer goes out (`record`). When *that* fails (disk full, database locked) the
+answer still goes out, because what was done cannot be taken back: the journal line is written,
+the failure is logged loudly, and a change stays visible as "unfinished".
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from pvemcp.call import Call, Step
+from pvemcp.errors import Fault, Unavailable
+from pvemcp.redaction import redact, redact_text
+from pvemcp.store import Store
+
+__all__ = ["Audit", "Entry", "as_json", "redact"]
+
+log = logging.getLogger(__name__)
+
+ARGUMENTS_LIMIT = 32 * 1024
+"""Characters of JSON. What a call's arguments have beyond it is left out of the audit."""
+STEPS_LIMIT = 1000
+RUNNING = "running"
+UNFINISHED = "unfinished: may have happened"
+
+_COLUMNS = (
+    "id, process, time, client, grant_id, address, mcp_client, tool, arguments, steps, outcome, "
+    "error, ms"
+)
+_INSERT = f"INSERT INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608
+_UPSERT = (
+    f"{_INSERT} ON CONFLICT (id) DO UPDATE SET steps = excluded.steps, "
+    "outcome = excluded.outcome, error = excluded.error, ms = excluded.ms"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One audited call. `time` is in seconds since the epoch."""
+
+    id: str
+    time: float
+    client: str
+    """Name of the grant."""
+    grant: str
+    address: str
+    mcp_client: str
+    tool: str
+    arguments: Mapping[str, Any]
+    steps: tuple[Mapping[str, Any], ...]
+    """verb, path, effect, verdict, status, ms, upid of each request to PVE."""
+    outcome: str
+    """ok, cancelled, internal, the code of a Fault, `running`, or `unfinished: …` after a kill."""
+    error: str
+    ms: float
+
+
+class Audit:
+    """Writes calls down. `journal` gets one JSON line a call (None: no lines)."""
+
+    def __init__(self, store: Store, journal: TextIO | None) -> None:
+        self._store = store
+        self._journal = journal
+        self._process = _identity(os.getpid())
+
+    def opened(self, call: Call) -> None:
+        """Write the row of a call that may change something, before it does.
+
+        Raises Unavailable when that is impossible; the call must then not go on.
+        """
+        try:
+            self._store.write(_INSERT, self._values(call))
+        except Fault as fault:
+            raise Unavailable(
+                f"Refused before anything was changed: the audit cannot be written. "
+                f"{fault.message}",
+                hint=fault.hint,
+            ) from None
+
+    def record(self, call: Call) -> None:
+        """Write a closed call down, before its answer goes out. Never raises a Fault."""
+        try:
+            self._store.write(_UPSERT, self._values(call))
+        except Fault as fault:
+            log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
+        self._write_line(call)
+
+    def rows(
+        self, since: float | None = None, client: str | None = None, limit: int = 100
+    ) -> list[Entry]:
+        """Return the newest `limit` calls, oldest first. `since` is in seconds since the epoch."""
+        found = self._store.rows(
+            f"SELECT {_COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
+            "ORDER BY number DESC LIMIT ?",
+            (since or 0.0, client, client, limit),
+        )
+        running = functools.cache(_is_running)
+        return [_entry(row, running) for row in reversed(found)]
+
+    def _values(self, call: Call) -> tuple[Any, ...]:
+        who = call.principal
+        return (
+            call.id,
+            self._process,
+            call.started,
+            who.name,
+            who.grant,
+            who.address,
+            call.client[:200],
+            call.tool[:200],
+            _arguments(call.arguments),
+            _json([_step(step) for step in call.steps[:STEPS_LIMIT]]),
+            call.outcome,
+            redact_text(call.error),
+            round(call.ms, 3),
+        )
+
+    def _write_line(self, call: Call) -> None:
+        if self._journal is None:
+            return
+        values = dict(zip(_COLUMNS.split(", "), self._values(call), strict=True))
+        values["time"] = datetime.fromtimestamp(call.started, UTC).isoformat(
+            timespec="milliseconds"
+        )
+        head = _json({"event": "call"} | {name: values[name] for name in _LINE})
+        arguments, steps = values["arguments"], values["steps"]
+        try:
+            self._journal.write(f'{head[:-1]},"arguments":{arguments},"steps":{steps}}}\n')
+            self._journal.flush()
+        except (OSError, ValueError):  # the reader has gone, or the stream is closed
+            self._journal = None
+            log.exception("The journal can no longer be written; the audit goes on in the database")
+
+
+_LINE = (
+    "time",
+    "id",
+    "client",
+    "grant_id",
+    "address",
+    "mcp_client",
+    "tool",
+    "outcome",
+    "error",
+    "ms",
+)
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "verb": step.method,
+        "path": step.path,
+        "effect": str(step.effect),
+        "verdict": str(step.verdict),
+        "status": step.status,
+        "ms": round(step.ms, 1),
+    } | ({"upid": step.upid} if step.upid else {})
+
+
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    text = _json(arguments)
+    if len(text) <= ARGUMENTS_LIMIT:
+        return text
+    return _json({"left out": f"{len(text):,} characters", "begin": text[:2000]})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def _entry(row: tuple[Any, ...], running: Callable[[str], bool]) -> Entry:
+    id_, process, time, client, grant, address, mcp_client, tool, arguments, steps = row[:10]
+    outcome, error, ms = row[10:]
+    if outcome == "open":
+        outcome = RUNNING if running(process) else UNFINISHED
+    return Entry(
+        id=id_,
+        time=time,
+        client=client,
+        grant=grant,
+        address=address,
+        mcp_client=mcp_client,
+        tool=tool,
+        arguments=json.loads(arguments),
+        steps=tuple(json.loads(steps)),
+        outcome=outcome,
+        error=error,
+        ms=ms,
+    )
+
+
+def as_json(entry: Entry) -> str:
+    """Return the entry as one line of JSON, with the time in ISO 8601."""
+    moment = datetime.fromtimestamp(entry.time, UTC).isoformat(timespec="milliseconds")
+    return _json(asdict(entry) | {"time": moment})
+
+
+def _identity(pid: int) -> str:
+    """Return `PID/START`: a pid alone may have been given to another process since."""
+    try:
+        # Field 22 of proc(5) stat, counted after the command, which may contain spaces.
+        started = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2]
+        return f"{pid}/{started.split()[19]}"
+    except (OSError, IndexError):
+        return f"{pid}/"
+
+
+def _is_running(process: str) -> bool:
+    pid, _, started = process.partition("/")
+    return bool(started) and _identity(int(pid)) == process

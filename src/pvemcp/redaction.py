@@ -1,0 +1,119 @@
+"""Take secrets out of what is written down: the arguments and errors of a call.
+
+Two nets: names (the value of `cipassword` is never kept) and shapes (a PEM private key or an
+`Authorization` value is never kept, wherever it stands). This protects honest callers from their
+own secrets lying in a log; it cannot recognise a secret that looks like any other word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "[redacted]"
+STRING_LIMIT = 2000
+"""Characters of a string that are kept."""
+ITEM_LIMIT = 100
+"""Items of a list or mapping that are kept."""
+DEPTH_LIMIT = 8
+_WINDOW = 16 * STRING_LIMIT
+"""Characters of a string that are looked at, so that a huge one costs no more."""
+
+_WORDS = (
+    "password|passwd|passphrase|secret|token|ticket|key|keys|sshkey|sshkeys|apikey|privatekey|"
+    "credential|credentials|authorization|cookie|otp|csrfpreventiontoken"
+)
+_NAME = re.compile(rf"(?:^|[^a-z])(?:{_WORDS})[0-9]*$|password|passwd|secret")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_INLINE = rf"(?<![A-Za-z0-9])(?:[a-z0-9]{{0,20}}(?:password|passwd|secret)|{_WORDS})"
+_BARE = r"(?:[^\s,;&\"']|,(?![\w-]+=))+"
+_QUOTED = r"\"[^\"]*\"?|'[^']*'?"
+_UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+
+_SUSPICIOUS = re.compile(r"[=:\s\"']|pvemcp_")
+"""Every shape below holds one of these, except a bare word, which no shape can judge."""
+_SHAPES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END[^\n]*|\Z)", MASK),
+        (r"(?i)\b(PVEAPIToken=[^\s=]{1,200}=)[^\s,;\"']+", rf"\1{MASK}"),
+        (r"(?i)\b(PVEAuthCookie=)[^\s;\"']+", rf"\1{MASK}"),
+        (r"(?i)\b((?:bearer|authorization:\s?basic)\s+)[A-Za-z0-9._~+/=-]+", rf"\1{MASK}"),
+        (r"\bpvemcp_[A-Za-z0-9_-]{8,}", MASK),
+        (rf"(=)\s?{_UUID}", rf"\1{MASK}"),
+        (r"\bPVE(?:VNC|TERM)?:[^\s:]{1,100}:[0-9A-F]{8}::[A-Za-z0-9+/=]+", MASK),
+        (r"(://[^\s/:@]{1,100}:)[^\s/@]{1,200}@", rf"\1{MASK}@"),
+        (rf"(?i)({_INLINE}=)(?:{_QUOTED}|{_BARE})", rf"\1{MASK}"),
+        (rf"(?i)([\"'][a-z0-9_-]{{0,30}}(?:{_WORDS})[\"']\s?:\s?)(?:{_QUOTED})", rf"\1{MASK}"),
+        (r"(?i)(--?(?:password|passwd|passphrase|secret|token)\s+)[^\s-]\S*", rf"\1{MASK}"),
+        (r"(?i)\b([a-z]{0,20}(?:password|passwd|passphrase|secret):\s?)[^\s\"']+", rf"\1{MASK}"),
+    )
+)
+
+
+def redact(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that may be written down: secrets masked, long and deep values cut.
+
+    The result holds only what JSON can hold.
+    """
+    return _mapping(arguments, 0)
+
+
+def redact_text(text: str) -> str:
+    """Mask whatever looks like a secret inside `text` and cut it at 2,000 characters."""
+    masked = text[:_WINDOW]
+    if _SUSPICIOUS.search(masked):
+        for shape, replacement in _SHAPES:
+            masked = shape.sub(replacement, masked)
+    if len(masked) <= STRING_LIMIT and len(text) <= _WINDOW:
+        return masked
+    return f"{masked[:STRING_LIMIT]}… [cut, {len(text):,} characters in all]"
+
+
+def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    # {"name": "password", "value": …} says in one item what a mapping says with its key.
+    labelled = _is_secret(str(value.get("name", value.get("key", ""))))
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if len(result) == ITEM_LIMIT:
+            result["…"] = f"[{len(value) - ITEM_LIMIT} more left out]"
+            break
+        name = redact_text(str(key))[:200]
+        hidden = _is_secret(str(key)) or (labelled and key == "value")
+        result[name] = _masked(item) if hidden else _value(item, depth + 1)
+    return result
+
+
+def _value(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return redact_text(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth > DEPTH_LIMIT:
+        return "[too deep, left out]"
+    if isinstance(value, Mapping):
+        return _mapping(value, depth)
+    if isinstance(value, list | tuple):
+        return _items(value, depth)
+    return redact_text(str(value))
+
+
+def _items(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
+    kept: list[Any] = []
+    after_option = False
+    for item in value[:ITEM_LIMIT]:
+        # A command as a list: ["pveum", "passwd", "--password", "…"]
+        kept.append(MASK if after_option else _value(item, depth + 1))
+        after_option = isinstance(item, str) and item.startswith("-") and _is_secret(item)
+    if len(value) > ITEM_LIMIT:
+        kept.append(f"[{len(value) - ITEM_LIMIT} more left out]")
+    return kept
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_NAME.search(_CAMEL.sub("-", name[:200]).lower()))
+
+
+def _masked(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool) or value in ("", []) else MASK

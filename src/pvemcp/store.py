@@ -1,0 +1,226 @@
+"""One SQLite file for everything that must survive a restart: grants, audit, keys.
+
+WAL with synchronous=NORMAL: a commit reaches the kernel before it returns, so killing the process
+loses nothing; a power cut may lose the last commits and never damages the file. A commit costs
+about 50 us, so the event loop's own thread does it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sqlite3
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from pvemcp.errors import Fault, Misconfigured, Unavailable
+
+FILE = "pvemcp.db"
+BUSY_MS = 1000
+"""How long a statement waits for another process (the command line writes for microseconds)."""
+KEY_BYTES = 32
+
+MIGRATIONS = (
+    """
+    CREATE TABLE key (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE grants (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        hash BLOB NOT NULL UNIQUE,     -- SHA-256 of the secret; the secret itself is not kept
+        ceiling TEXT NOT NULL,
+        created REAL NOT NULL,         -- times are seconds since the epoch
+        expires REAL,                  -- NULL: never
+        last_used REAL,
+        token_id TEXT,                 -- a PVE token of the grant's own, NULL: the configured one
+        token_secret TEXT
+    ) STRICT;
+    CREATE TABLE calls (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        process TEXT NOT NULL,         -- which process runs it: PID/START
+        time REAL NOT NULL,
+        client TEXT NOT NULL,          -- the grant's name
+        grant_id TEXT NOT NULL,
+        address TEXT NOT NULL,
+        mcp_client TEXT NOT NULL,      -- name and version that the client gave of itself
+        tool TEXT NOT NULL,
+        arguments TEXT NOT NULL,       -- JSON, redacted
+        steps TEXT NOT NULL,           -- JSON
+        outcome TEXT NOT NULL,         -- 'open' until the call is closed
+        error TEXT NOT NULL,
+        ms REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX calls_time ON calls (time);
+    CREATE INDEX calls_client ON calls (client, time);
+    """,
+)
+"""Each brings the schema from the version of its index to the next. Append only."""
+
+
+class Store:
+    """The database of one process. Opening it makes or migrates the file.
+
+    Every method raises Unavailable when the file is locked, full, or damaged.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / FILE
+        _prepare(state_dir, self.path)
+        with _translated(self.path):
+            # Transactions are written out below; sqlite3 must not open any by itself.
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
+        try:
+            self._open()
+        except Fault:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the last process to do so folds the write-ahead log into it."""
+        self._db.close()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        with _translated(self.path):
+            return self._db.execute(sql, parameters).fetchall()
+
+    def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run and commit one statement; return how many rows it touched."""
+        with _translated(self.path):
+            return self._db.execute(sql, parameters).rowcount
+
+    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> bool:
+        """Run and commit an INSERT; False when a unique value is taken."""
+        with _translated(self.path):
+            try:
+                self._db.execute(sql, parameters)
+            except sqlite3.IntegrityError:
+                return False
+            return True
+
+    def data_version(self) -> int:
+        """Return a number that changes whenever another connection has committed something."""
+        with _translated(self.path):
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def key(self, name: str) -> bytes:
+        """Return the random key of that name (32 bytes), made on first use and then kept."""
+        fresh = secrets.token_bytes(KEY_BYTES)
+        self.insert("INSERT INTO key (name, value) VALUES (?, ?)", (name, fresh))
+        return bytes(self.rows("SELECT value FROM key WHERE name = ?", (name,))[0][0])
+
+    def check(self) -> str:
+        """Return what SQLite's own quick check finds; "ok" is good."""
+        return str(self.rows("PRAGMA quick_check(1)")[0][0])
+
+    def _open(self) -> None:
+        with _translated(self.path):
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA secure_delete = ON")  # a revoked grant's PVE token is wiped
+            self._migrate()
+
+    def _migrate(self) -> None:
+        if self._version() == len(MIGRATIONS):
+            return
+        # Two processes may start at once: the version is read again once the lock is held.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            found = self._version()
+            if found > len(MIGRATIONS):
+                raise Misconfigured(
+                    f"{self.path} was written by a newer pvemcp (schema {found}; this one knows "
+                    f"{len(MIGRATIONS)}).",
+                    hint="Install that version again, or name another PVEMCP_STATE_DIR.",
+                )
+            for script in MIGRATIONS[found:]:
+                for statement in _statements(script):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split at semicolons: executescript() would commit before the migration is whole."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+
+
+def _prepare(folder: Path, path: Path) -> None:
+    try:
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True)
+        place = folder.stat()
+        if place.st_mode & stat.S_IWOTH:
+            raise Misconfigured(
+                f"state_dir: every user of this machine can write to {folder}.",
+                hint=f"Run: chmod 0700 {shlex.quote(str(folder))}. Or name another folder.",
+            )
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            if os.geteuid() == 0:  # made by the administrator, used by the service's user
+                os.chown(path, place.st_uid, place.st_gid)
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+    except FileExistsError:
+        pass  # another process made the file in the same moment
+    except OSError as exc:
+        raise Misconfigured(
+            f"state_dir: {exc.filename or folder} cannot be used: {exc.strerror}.",
+            hint="Run as the user of the service (or as root), or set PVEMCP_STATE_DIR to a "
+            "folder that you may write.",
+        ) from None
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise _fault(path, exc) from None
+
+
+def _fault(path: Path, exc: sqlite3.Error) -> Fault:
+    match getattr(exc, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Unavailable(
+                f"The database {path} is locked by another process.",
+                hint="Try again; if it stays so, look for a backup or a shell that holds it open.",
+            )
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return Unavailable(
+                f"The database {path} cannot be written: {exc}.",
+                hint="Make room on that file system, or look for disk errors in the kernel's log.",
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return Unavailable(
+                f"The database {path} cannot be opened for writing: {exc}.",
+                hint="Run as the user of the service or as root; check the owner of its folder.",
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return Unavailable(
+                f"The database {path} is damaged: {exc}.",
+                hint="Stop the service, move the file away (and its -wal and -shm), and start "
+                "again. Grants must then be made anew and the old audit stays in the moved file.",
+            )
+    return Unavailable(f"The database {path} failed: {exc}.", hint="See pvemcp doctor.")
