@@ -30,8 +30,13 @@ bench: .venv/.dev
 conformance: .venv/.dev
 	$(BIN)/python -m tests.conformance
 
+COMPILE := pip compile pyproject.toml --universal --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --quiet --upgrade --group build
+
 lock: .venv/.dev
-	$(BIN)/python -m tests.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv $(COMPILE) -o requirements.lock
+	$(BIN)/uv $(COMPILE) --group dev -o requirements-dev.lock
 
 clean:
 	rm -rf .venv .demo .tools .mypy_cache .ruff_cache .pytest_cache

@@ -230,7 +230,8 @@ async def _demo(
         default = ApiToken(*world.token())
         app = compose(settings, store=store, pve=pve, default=default)
         url = mcp_url(settings, bound)
-        add = f'claude mcp add --transport http pvemcp {url} --header "Authorization: Bearer {secret}"'
+        header = f'--header "Authorization: Bearer {secret}"'
+        add = f"claude mcp add --transport http pvemcp {url} {header}"
         print(  # noqa: T201 - the answer to the command
             f"A simulated Proxmox VE is running; nothing real is touched.\n\n"
             f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\nCtrl-C ends it.",

@@ -1,0 +1,125 @@
+"""What a scenario stands on: a simulated PVE, the service, and MCP clients of it.
+
+Everything runs in one event loop; the seams are the real ones: a Unix socket to PVE, and MCP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from mcp import Client
+from mcp_types import TextContent
+
+from pvemcp.access.policy import permit
+from pvemcp.audit import Audit, Entry
+from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.pve.client import PveClient
+from pvemcp.server import Service, build
+from pvemcp.sim.http import serve
+from pvemcp.sim.world import World, make_world
+from pvemcp.store import Store
+
+ERAS = ("2025-11-25", "2026-07-28")
+Progress = Literal["immediate", "manual", "timed"]
+
+
+class ToolFault(AssertionError):
+    """A tool answered with isError; the text is what the model would read."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An MCP client that calls tools and reads text."""
+
+    mcp: Client
+    reports: list[tuple[float, float | None, str]] = field(default_factory=list)
+    """Progress as it was reported: (progress, total, message)."""
+
+    async def raw(self, tool: str, **arguments: Any) -> Any:
+        """Call a tool and return the MCP result."""
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            self.reports.append((progress, total, message or ""))
+
+        return await self.mcp.call_tool(tool, arguments, progress_callback=note)
+
+    async def call(self, tool: str, **arguments: Any) -> str:
+        """Call a tool and return its text. Raises ToolFault for an error result."""
+        result = await self.raw(tool, **arguments)
+        (content,) = result.content
+        assert isinstance(content, TextContent)
+        assert result.structured_content is None
+        if result.is_error:
+            raise ToolFault(content.text)
+        return content.text
+
+    async def data(self, tool: str, **arguments: Any) -> Any:
+        """Call a tool with format=json and return the decoded answer."""
+        return json.loads(await self.call(tool, format="json", **arguments))
+
+
+@dataclass
+class Rig:
+    """A running world and service."""
+
+    world: World
+    pve: PveClient
+    store: Store
+    journal: StringIO
+
+    def principal(
+        self, ceiling: Effect = Effect.DESTROY, token: tuple[str, str] | None = None
+    ) -> Principal:
+        """Return a caller that works with the given PVE token; root's by default."""
+        return Principal("tester", ceiling, ApiToken(*(token or self.world.token())), grant="g1")
+
+    @asynccontextmanager
+    async def client(
+        self,
+        *,
+        ceiling: Effect = Effect.DESTROY,
+        token: tuple[str, str] | None = None,
+        era: str = ERAS[-1],
+    ) -> AsyncIterator[Caller]:
+        """Connect an MCP client whose grant has this ceiling and PVE token."""
+        principal = self.principal(ceiling, token)
+        service = Service(self.pve, Audit(self.store, self.journal), lambda _: principal)
+        server, _ = build(service)
+        mode = "legacy" if era == ERAS[0] else era
+        async with Client(server, mode=mode) as mcp:
+            yield Caller(mcp)
+
+    def audit(self) -> list[Entry]:
+        """Return the audit, newest first."""
+        return Audit(self.store, None).rows(limit=1000)
+
+    def asked(self) -> int:
+        """Return how many requests PVE has had, its description aside."""
+        return sum(self.world.requests.values())
+
+
+@asynccontextmanager
+async def rig(
+    world: str | World = "homelab", *, progress: Progress = "immediate"
+) -> AsyncIterator[Rig]:
+    """Start a simulated PVE on a Unix socket and a service that works it."""
+    made = make_world(world, progress=progress) if isinstance(world, str) else world
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pvemcp-test-")))
+        uds = str(folder / "pve.sock")
+        await stack.enter_async_context(serve(made, uds=uds, tls=False))
+        store = stack.enter_context(Store(folder / "state"))
+        pve = await stack.enter_async_context(
+            PveClient(
+                "https://localhost:8006", socket=uds, permit=permit, cache_dir=folder / "state"
+            )
+        )
+        yield Rig(made, pve, store, StringIO())
