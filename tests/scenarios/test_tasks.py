@@ -1,0 +1,152 @@
+"""PVE tasks, and PVE tasks as MCP tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mcp.shared.exceptions import MCPError
+
+from pvemcp.call import Effect
+from tests.scenarios.rig import Caller, Rig, ToolFault, rig
+from tests.scenarios.test_guests import a_guest
+
+TASKS = "io.modelcontextprotocol/tasks"
+
+
+async def started(r: Rig, client: Caller) -> str:
+    """Start a guest in a world of manual progress and return the UPID."""
+    vmid = a_guest(r, status="stopped")
+    await client.call("guest_power", guests=vmid, action="start", wait=0)
+    (task,) = r.world.tasks.running()
+    return task.upid
+
+
+async def test_tasks_are_listed_newest_first(era: str) -> None:
+    async with rig() as r, r.client(era=era) as client:
+        vmid = a_guest(r, status="stopped")
+        await client.call("guest_power", guests=vmid, action="start")
+        await client.call("guest_power", guests=vmid, action="shutdown")
+        listed = await client.data("task_list", guest=vmid)
+        assert [row["type"] for row in listed["items"]][:2] == ["qmshutdown", "qmstart"]
+        assert {row["status"] for row in listed["items"][:2]} == {"OK"}
+
+
+async def test_only_running_or_only_failed_tasks_are_listed_when_asked() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        assert upid in await client.call("task_list", state="running")
+        r.world.tasks.finish(upid, "out of memory")
+        assert upid not in await client.call("task_list", state="running")
+        text = await client.call("task_list", state="error")
+        assert upid in text
+        assert "out of memory" in text
+
+
+async def test_a_task_is_shown_with_its_log() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        assert ": running" in await client.call("task_get", upid=upid)
+        r.world.tasks.finish(upid)
+        text = await client.call("task_get", upid=upid, wait=5)
+        assert ": OK" in text
+        assert "TASK OK" in text
+
+
+async def test_a_running_task_is_stopped() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        await client.call("task_stop", upid=upid)
+        assert not r.world.tasks.running()
+        with pytest.raises(ToolFault, match="has ended"):
+            await client.call("task_stop", upid=upid)
+
+
+@pytest.mark.parametrize("upid", ["", "UPID:x", "qmstart", "UPID:pve1:0:0:0:a:b:c:", "x" * 10_000])
+async def test_what_is_no_upid_is_refused(upid: str) -> None:
+    async with rig() as r, r.client() as client:
+        with pytest.raises(ToolFault, match="invalid"):
+            await client.call("task_get", upid=upid)
+        assert r.asked() == 0
+
+
+async def test_a_task_that_never_was_is_missing() -> None:
+    async with rig() as r, r.client() as client:
+        upid = "UPID:pve1:00000001:00000001:6B03D6EA:qmstart:100:root@pam:"
+        with pytest.raises(ToolFault, match="no such task"):
+            await client.call("task_get", upid=upid)
+
+
+async def as_task(client: Caller, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Send a raw request as a client that declares the tasks extension."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS: {}}},
+    }
+    dispatcher = client.mcp.session._dispatcher
+    return dict(await dispatcher.send_raw_request(method, {**params, "_meta": meta}, None))
+
+
+async def test_a_client_with_tasks_gets_the_pve_task_as_an_mcp_task() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        vmid = a_guest(r, status="stopped")
+        arguments = {"guests": vmid, "action": "start"}
+        made = await as_task(client, "tools/call", {"name": "guest_power", "arguments": arguments})
+        assert made["resultType"] == "task"
+        assert made["status"] == "working"
+        upid = made["taskId"]
+        assert upid.startswith("UPID:pve1:")
+        working = await as_task(client, "tasks/get", {"taskId": upid})
+        assert (working["resultType"], working["status"]) == ("complete", "working")
+        r.world.tasks.finish(upid)
+        ended = await as_task(client, "tasks/get", {"taskId": upid})
+        assert ended["status"] == "completed"
+        assert ": OK after" in ended["result"]["content"][0]["text"]
+        assert not ended["result"].get("isError")
+
+
+async def test_an_mcp_task_that_fails_completes_with_an_error_result() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        r.world.tasks.finish(upid, "no space left")
+        ended = await as_task(client, "tasks/get", {"taskId": upid})
+        assert ended["status"] == "completed"
+        assert ended["result"]["isError"] is True
+        assert "no space left" in ended["result"]["content"][0]["text"]
+
+
+async def test_cancelling_an_mcp_task_stops_the_pve_task() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        await as_task(client, "tasks/cancel", {"taskId": upid})
+        assert not r.world.tasks.running()
+        ended = await as_task(client, "tasks/get", {"taskId": upid})
+        assert ended["status"] == "cancelled"
+
+
+async def test_cancelling_needs_the_effect_of_stopping() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        async with r.client(ceiling=Effect.READ) as reader:
+            with pytest.raises(MCPError, match="ceiling"):
+                await as_task(reader, "tasks/cancel", {"taskId": upid})
+        assert r.world.tasks.running()
+
+
+async def test_a_client_without_the_extension_cannot_ask_for_tasks() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        with pytest.raises(MCPError) as error:
+            await client.mcp.session._dispatcher.send_raw_request(
+                "tasks/get",
+                {
+                    "taskId": upid,
+                    "_meta": {
+                        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                        "io.modelcontextprotocol/clientCapabilities": {},
+                    },
+                },
+                None,
+            )
+        assert error.value.error.code == -32021
