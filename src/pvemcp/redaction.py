@@ -36,7 +36,10 @@ _SUSPICIOUS = re.compile(r"[=:\s\"']|pvemcp_")
 _SHAPES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END[^\n]*|\Z)", MASK),
+        (
+            r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.*?(?:-----END [A-Z0-9 ]{0,40}KEY-----|\Z)",
+            MASK,
+        ),
         (r"(?i)\b(PVEAPIToken=[^\s=]{1,200}=)[^\s,;\"']+", rf"\1{MASK}"),
         (r"(?i)\b(PVEAuthCookie=)[^\s;\"']+", rf"\1{MASK}"),
         (r"(?i)\b((?:bearer|authorization:\s?basic)\s+)[A-Za-z0-9._~+/=-]+", rf"\1{MASK}"),

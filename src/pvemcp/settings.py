@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pvemcp import settings_values as values
 from pvemcp.errors import Misconfigured
 from pvemcp.settings_values import is_loopback, split_listen, wrong
+
+__all__ = ["Settings", "is_loopback", "read_secret", "require_safe_listen", "require_token"]
 
 PREFIX = "PVEMCP_"
 CONFIG_VARIABLE = "PVEMCP_CONFIG"
@@ -129,6 +132,11 @@ class Settings:
     def loopback_only(self) -> bool:
         """Only this machine can reach the service."""
         return is_loopback(self.address[0])
+
+    @property
+    def pve_is_local(self) -> bool:
+        """The PVE host is this machine: its files can be read, its requests need no gzip."""
+        return is_loopback(urlsplit(self.pve_url).hostname or "")
 
     @classmethod
     def describe(cls) -> Iterator[Described]:

@@ -1,0 +1,109 @@
+"""The database file: modes, migrations, keys, and what a damaged one says."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pvemcp.errors import Misconfigured, Unavailable
+from pvemcp.store import MIGRATIONS, Store
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_store_is_closed_to_everybody_else(tmp_path: Path) -> None:
+    with Store(tmp_path / "a" / "b") as store:
+        store.key("x")
+        assert mode(store.path.parent) == 0o700
+        assert [mode(path) for path in store.path.parent.iterdir()] == [0o600] * 3
+
+
+def test_a_database_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.path.chmod(0o644)
+    with Store(tmp_path) as store:
+        assert mode(store.path) == 0o600
+
+
+def test_a_folder_that_everybody_may_write_is_refused_and_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(Misconfigured, match="chmod 0700"):
+        Store(tmp_path)
+    assert mode(tmp_path) == 0o777
+
+
+def test_a_state_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match="state_dir"):
+        Store(tmp_path / "file" / "below")
+
+
+def test_a_key_is_made_once_and_survives(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        key = store.key("request-state")
+        assert len(key) == 32
+        assert store.key("other") != key
+    with Store(tmp_path) as store:
+        assert store.key("request-state") == key
+
+
+def test_two_processes_get_the_same_key(tmp_path: Path) -> None:
+    with Store(tmp_path) as one, Store(tmp_path) as two:
+        assert one.key("request-state") == two.key("request-state")
+
+
+def test_many_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
+    def open_and_read(_: int) -> bytes:
+        with Store(tmp_path) as store:
+            return store.key("k")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(open_and_read, range(16)))) == 1
+
+
+def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.write(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(Misconfigured, match="newer pvemcp"):
+        Store(tmp_path)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "pvemcp.db")
+    database.execute("CREATE TABLE calls (x)")  # in the way of the first migration
+    database.close()
+    with pytest.raises(Unavailable):
+        Store(tmp_path)
+    database = sqlite3.connect(tmp_path / "pvemcp.db")
+    assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("calls",)]
+    database.close()
+
+
+def test_a_damaged_file_says_so_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "pvemcp.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(Unavailable, match="move the file away"):
+        Store(tmp_path)
+
+
+def test_a_locked_database_is_unavailable_not_a_crash(tmp_path: Path) -> None:
+    with Store(tmp_path) as holder, Store(tmp_path) as other:
+        holder.write("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked by another process"):
+            other.key("x")
+        holder.write("COMMIT")
+        assert other.key("x")
+
+
+def test_a_full_disk_is_unavailable_not_a_crash(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        pages = store.rows("PRAGMA page_count")[0][0]
+        store.rows(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(Unavailable, match="Make room"):
+            store.write("INSERT INTO key VALUES ('big', zeroblob(100000))")
+        assert store.check() == "ok"
