@@ -1,0 +1,98 @@
+"""Containers: list, status, configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvemcp.sim.configs import show_config, show_pending
+from pvemcp.sim.declare import Ask, Endpoint, endpoint, flag, index, listing, perm, text
+from pvemcp.sim.guests import current, list_row, the_guest
+
+GUEST = "/nodes/{node}/lxc/{vmid}"
+AUDIT = perm("/vms/{vmid}", "VM.Audit")
+_INDEX = (
+    "config", "pending", "status", "vncproxy", "termproxy", "vncwebsocket", "spiceproxy",
+    "migrate", "clone", "template", "resize", "move_volume", "rrd", "rrddata", "snapshot",
+    "firewall", "feature", "interfaces",
+)  # fmt: skip
+_STATUS = ("current", "start", "stop", "shutdown", "reboot", "migrate")
+
+
+def _list(ask: Ask) -> list[dict[str, Any]]:
+    return [
+        list_row(ask.world, guest)
+        for guest in ask.world.guests_on(ask.node, "lxc")
+        if ask.may(f"/vms/{guest.vmid}", "VM.Audit")
+    ]
+
+
+def _status_index(ask: Ask) -> list[dict[str, str]]:
+    the_guest(ask, "lxc")
+    return [{"subdir": name} for name in _STATUS]
+
+
+def _current(ask: Ask) -> dict[str, Any]:
+    return current(ask.world, the_guest(ask, "lxc"))
+
+
+def _config(ask: Ask) -> dict[str, Any]:
+    return show_config(ask, the_guest(ask, "lxc"))
+
+
+def _pending(ask: Ask) -> list[dict[str, Any]]:
+    return show_pending(the_guest(ask, "lxc"))
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    endpoint(
+        "GET",
+        "/nodes/{node}/lxc",
+        _list,
+        about="Containers of a node that the caller may see.",
+        protected=True,
+        returns=index("vmid", "name", "status"),
+    ),
+    endpoint(
+        "GET",
+        GUEST,
+        listing(*_INDEX),
+        about="What there is below a container.",
+        returns=index("subdir"),
+    ),
+    endpoint(
+        "GET",
+        f"{GUEST}/status",
+        _status_index,
+        about="What there is below status.",
+        returns=index("subdir"),
+    ),
+    endpoint(
+        "GET",
+        f"{GUEST}/status/current",
+        _current,
+        about="State of a container.",
+        permissions=AUDIT,
+        protected=True,
+        returns="object",
+    ),
+    endpoint(
+        "GET",
+        f"{GUEST}/config",
+        _config,
+        about="Configuration of a container with its pending changes applied.",
+        permissions=AUDIT,
+        returns="object",
+        parameters=(
+            flag("current", "Without the pending changes.", default=0),
+            text("snapshot", "That of a snapshot.", format="pve-configid", max_length=40),
+        ),
+    ),
+    endpoint(
+        "GET",
+        f"{GUEST}/pending",
+        _pending,
+        about="Present and pending values of a container.",
+        permissions=AUDIT,
+        returns=index("key", "value", "pending", "delete"),
+    ),
+)

@@ -1,0 +1,306 @@
+"""The state of a simulated cluster, and the handles that a test holds."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pvemcp.sim.clock import Clock
+from pvemcp.sim.faults import Faults
+from pvemcp.sim.permissions import ROOT, Access, Kind, Token, User
+from pvemcp.sim.tasks import Progress, Tasks
+
+GuestType = Literal["qemu", "lxc"]
+WorldName = Literal["homelab", "cluster", "large"]
+GIB = 1024**3
+
+
+@dataclass(slots=True)
+class Node:
+    """A host. `online` False is one that is switched off."""
+
+    name: str
+    ip: str
+    nodeid: int
+    online: bool = True
+    cpus: int = 16
+    memory: int = 64 * GIB
+    """Bytes."""
+    disk: int = 96 * GIB
+    """Bytes of the root file system."""
+    booted: float = 0.0
+    services: dict[str, str] = field(default_factory=dict)
+    """Service to `running` or `stopped`, where it differs from running."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A snapshot with the configuration that it keeps. `parent` is another snapshot or empty."""
+
+    name: str
+    snaptime: int
+    config: dict[str, Any]
+    description: str = ""
+    parent: str = ""
+    vmstate: bool = False
+
+
+@dataclass(slots=True)
+class Guest:
+    """A virtual machine or container. `config` holds what GET config shows, but for the digest."""
+
+    vmid: int
+    type: GuestType
+    node: str
+    config: dict[str, Any]
+    running: bool = False
+    paused: bool = False
+    started: float = 0.0
+    pending: dict[str, Any] = field(default_factory=dict)
+    """Changes that wait for a restart; None stands for a removal."""
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    parent: str = ""
+    """The snapshot that the present state stems from."""
+    agent_running: bool = False
+    addresses: tuple[str, ...] = ()
+    """CIDRs of the first interface."""
+    runs: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Commands started through the guest agent, by pid."""
+
+    @property
+    def name(self) -> str:
+        """The name of a VM, the host name of a container."""
+        return str(self.config.get("name") or self.config.get("hostname") or "")
+
+    @property
+    def template(self) -> bool:
+        """Whether the guest is a template."""
+        return bool(self.config.get("template"))
+
+    @property
+    def lock(self) -> str:
+        """The lock on the configuration, or empty."""
+        return str(self.config.get("lock", ""))
+
+    @property
+    def word(self) -> str:
+        """How PVE calls this kind of guest in its messages: VM or CT."""
+        return "VM" if self.type == "qemu" else "CT"
+
+    def digest(self) -> str:
+        """Return the SHA-1 of the configuration: it changes with every edit."""
+        seen = repr((sorted(self.config.items()), sorted(self.pending.items()), self.parent))
+        return hashlib.sha1(seen.encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(slots=True)
+class Volume:
+    """A file of a storage that belongs to no guest's configuration: an image, template, backup."""
+
+    volid: str
+    content: str
+    size: int
+    ctime: int
+    format: str = ""
+    vmid: int = 0
+    notes: str = ""
+    protected: bool = False
+
+
+@dataclass(slots=True)
+class Storage:
+    """A storage of the cluster. `nodes` empty means all."""
+
+    storage: str
+    type: str
+    content: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    """path, pool, server, …: what GET /storage shows besides."""
+    shared: bool = False
+    nodes: tuple[str, ...] = ()
+    total: int = 500 * GIB
+    volumes: list[Volume] = field(default_factory=list)
+    disabled: bool = False
+
+
+@dataclass(slots=True)
+class Pool:
+    """A pool of guests and storages."""
+
+    poolid: str
+    comment: str = ""
+    vms: set[int] = field(default_factory=set)
+    storages: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class HaResource:
+    """A guest under high availability; `state` is what was asked for."""
+
+    sid: str
+    state: str = "started"
+    comment: str = ""
+    max_restart: int = 1
+    max_relocate: int = 1
+
+
+class World:
+    """A simulated cluster. The first node is the one that answers the API."""
+
+    def __init__(self, *, progress: Progress = "immediate", seed: int = 1) -> None:
+        self.name = "pvemcp-lab"
+        self.random = random.Random(seed)
+        self.clock = Clock(running=progress == "timed")
+        self.nodes: dict[str, Node] = {}
+        self.guests: dict[int, Guest] = {}
+        self.storages: dict[str, Storage] = {}
+        self.pools: dict[str, Pool] = {}
+        self.ha: dict[str, HaResource] = {}
+        self.access = Access()
+        self.access.users[ROOT] = User(ROOT)
+        self.tasks = Tasks(self.clock, progress)
+        self.tasks.changed = self.touch
+        self.faults = Faults(self)
+        self.options: dict[str, Any] = {}
+        """datacenter.cfg."""
+        self.firewall: dict[str, list[dict[str, Any]]] = {}
+        """Rules by `cluster`, a node's name or a guest's id."""
+        self.backup_jobs: dict[str, dict[str, Any]] = {}
+        self.log: list[dict[str, Any]] = []
+        """The cluster log, oldest first."""
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """How often each (verb, path) was asked for."""
+        self.revision = 0
+        self.cached: dict[Any, bytes] = {}
+        """Encoded answers of this revision."""
+        self.key = secrets.token_bytes(32)
+        """Signs tickets."""
+        self._pool_of: dict[int, str] = {}
+        self.access.pool_of = self._pool_of
+
+    @property
+    def local(self) -> Node:
+        """The node that answers the API."""
+        return next(iter(self.nodes.values()))
+
+    def touch(self) -> None:
+        """Say that the state has changed: what was cached is dropped."""
+        self.revision += 1
+        self.cached.clear()
+
+    def online(self, node: str) -> bool:
+        """Whether a node is part of the running cluster."""
+        return self.nodes[node].online and node not in self.faults.dead_nodes
+
+    def guests_on(self, node: str, type_: GuestType) -> list[Guest]:
+        """Return a node's guests of one kind."""
+        return [g for g in self.guests.values() if g.node == node and g.type == type_]
+
+    def pool_of(self, vmid: int) -> str:
+        """Return the pool of a guest, or an empty string."""
+        return self._pool_of.get(vmid, "")
+
+    def join_pool(self, poolid: str, vmid: int) -> None:
+        """Put a guest into a pool, out of any other."""
+        self.leave_pool(vmid)
+        self.pools[poolid].vms.add(vmid)
+        self._pool_of[vmid] = poolid
+        self.access.forget()
+
+    def leave_pool(self, vmid: int) -> None:
+        """Take a guest out of its pool."""
+        if poolid := self._pool_of.pop(vmid, ""):
+            self.pools[poolid].vms.discard(vmid)
+            self.access.forget()
+
+    def next_vmid(self, floor: int = 100) -> int:
+        """Return the lowest free guest id."""
+        vmid = floor
+        while vmid in self.guests:
+            vmid += 1
+        return vmid
+
+    def uuid(self) -> str:
+        """Return a random UUID out of the world's seed."""
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
+
+    def record(self, user: str, message: str, *, node: str = "") -> None:
+        """Write a line to the cluster log."""
+        self.log.append(
+            {
+                "node": node or self.local.name,
+                "msg": message,
+                "user": user,
+                "time": self.clock.seconds(),
+            }
+        )
+
+    # Handles for tests -----------------------------------------------------------------------
+
+    def add_user(
+        self, userid: str, *, password: str = "", totp: str = "", enable: bool = True
+    ) -> User:
+        """Add an account, or return the one that is there. `totp` is a Base32 secret."""
+        user = self.access.users.get(userid)
+        if user is None:
+            user = User(userid, password=password, totp=totp, enable=enable)
+            self.access.users[userid] = user
+        return user
+
+    def add_role(self, roleid: str, *privileges: str) -> None:
+        """Add or replace a role."""
+        self.access.custom_roles[roleid] = frozenset(privileges)
+        self.access.forget()
+
+    def grant(
+        self,
+        path: str,
+        ugid: str,
+        role: str,
+        propagate: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        """Add an access control entry. `ugid` is a user, a token (`user!token`) or a group."""
+        if self.access.role(role) is None:
+            raise ValueError(f"no role {role!r}")
+        kind: Kind = "token" if "!" in ugid else "user" if "@" in ugid else "group"
+        self.access.grant(path, ugid, role, kind=kind, propagate=propagate)
+        self.touch()
+
+    def token(
+        self,
+        userid: str = ROOT,
+        tokenid: str = "mcp",
+        *,
+        privsep: bool = False,
+        roles: Mapping[str, str] | None = None,
+    ) -> tuple[str, str]:
+        """Return `(full id, secret)` of an API token, made when it is not there yet.
+
+        `roles` maps ACL paths to roles. They go to the user and, with `privsep`, to the token.
+        """
+        user = self.add_user(userid)
+        full = f"{userid}!{tokenid}"
+        if tokenid not in user.tokens:
+            user.tokens[tokenid] = Token(tokenid, self.uuid(), privsep=privsep)
+            self.access.forget()
+        for path, role in (roles or {}).items():
+            if privsep:
+                self.grant(path, full, role)
+            if userid != ROOT:
+                self.grant(path, userid, role)
+        return full, user.tokens[tokenid].secret
+
+
+def make_world(name: WorldName, *, progress: Progress = "immediate", seed: int = 1) -> World:
+    """Build one of the three worlds; the same seed gives the same world."""
+    from pvemcp.sim.worlds import BUILDERS  # noqa: PLC0415 - worlds need the types above
+
+    world = World(progress=progress, seed=seed)
+    BUILDERS[name](world)
+    return world
