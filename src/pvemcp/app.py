@@ -69,8 +69,13 @@ def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClie
     )
 
 
-def compose(settings: Settings, *, store: Store, pve: PveClient, default: ApiToken) -> App:
-    """Return the service over HTTP: Host check, bearer grants, MCP."""
+def compose(
+    settings: Settings, *, store: Store, grants: Grants, pve: PveClient, default: ApiToken
+) -> App:
+    """Return the service over HTTP: Host check, bearer grants, MCP.
+
+    `default` is the PVE token of grants that carry none of their own.
+    """
     service = Service(pve, Audit(store, sys.stderr), _principal_of_request)
     server, listen = build(service)
     mcp = server.streamable_http_app(
@@ -81,7 +86,7 @@ def compose(settings: Settings, *, store: Store, pve: PveClient, default: ApiTok
     )
     mcp.add_exception_handler(404, _not_found)
     _warm_up(mcp, pve)
-    guarded = BearerAuth(mcp, Grants(store).authenticate, default_token=default)
+    guarded = BearerAuth(mcp, grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), listen)
 
@@ -127,6 +132,11 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, listen: ListenHandler) -> None:
         super().__init__(config)
         self._listen = listen
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._listen.close()
@@ -146,9 +156,41 @@ def bind(settings: Settings) -> socket.socket:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that listens. `url` is where a client on this machine finds MCP."""
+
+    url: str
+    server: uvicorn.Server
+    task: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        """End open streams, give calls under way GRACE seconds, and stop."""
+        self.server.should_exit = True
+        await asyncio.shield(self.task)
+
+
+@contextlib.asynccontextmanager
+async def start(app: App, settings: Settings) -> AsyncIterator[Running]:
+    """Listen and serve until `stop` or the end of the block."""
+    with bind(settings) as bound:
+        server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
+        task = asyncio.create_task(server.serve([bound]))
+        await server.ready.wait()
+        running = Running(mcp_url(settings, bound), server, task)
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+
 async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
-    """Serve until a signal; streams end and calls under way get GRACE seconds."""
-    config = uvicorn.Config(
+    """Serve until SIGINT or SIGTERM."""
+    await _Uvicorn(_uvicorn_config(app, settings), app.listen).serve([bound])
+
+
+def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app.asgi,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
@@ -160,7 +202,6 @@ async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE,
         h11_max_incomplete_event_size=65536,
     )
-    await _Uvicorn(config, app.listen).serve([bound])
 
 
 def mcp_url(settings: Settings, bound: socket.socket) -> str:
@@ -184,8 +225,10 @@ def serve(settings: Settings) -> int:
     _log_to_stderr(settings)
     default = ApiToken(*require_token(settings))
     with Store(settings.state_dir) as store:
-        require_safe_listen(settings, has_grants=bool(Grants(store).list()))
-        app = compose(settings, store=store, pve=pve_client(settings), default=default)
+        grants = Grants(store)
+        require_safe_listen(settings, has_grants=bool(grants.list()))
+        pve = pve_client(settings)
+        app = compose(settings, store=store, grants=grants, pve=pve, default=default)
         with bind(settings) as bound:
             logger.info("MCP at %s", mcp_url(settings, bound))
             asyncio.run(run_http(app, settings, bound))
@@ -216,19 +259,18 @@ def demo(world: str, port: int) -> int:
         _log_to_stderr(settings)
         simulated = make_world(world, progress="timed")
         with Store(settings.state_dir) as store, bind(settings) as bound:
-            _, secret = Grants(store).create(DEMO_CALLER, Effect.DESTROY)
-            asyncio.run(_demo(simulated, settings, store, bound, secret))
+            asyncio.run(_demo(simulated, settings, store, bound))
     return 0
 
 
-async def _demo(
-    world: World, settings: Settings, store: Store, bound: socket.socket, secret: str
-) -> None:
+async def _demo(world: World, settings: Settings, store: Store, bound: socket.socket) -> None:
+    grants = Grants(store)
+    _, secret = grants.create(DEMO_CALLER, Effect.DESTROY)
     unix_socket = str(settings.state_dir / "pve.sock")
     async with serve_world(world, uds=unix_socket, tls=False):
         pve = pve_client(settings, unix_socket=unix_socket)
         default = ApiToken(*world.token())
-        app = compose(settings, store=store, pve=pve, default=default)
+        app = compose(settings, store=store, grants=grants, pve=pve, default=default)
         url = mcp_url(settings, bound)
         header = f'--header "Authorization: Bearer {secret}"'
         add = f"claude mcp add --transport http pvemcp {url} {header}"

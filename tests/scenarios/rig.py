@@ -5,6 +5,7 @@ Everything runs in one event loop; the seams are the real ones: a Unix socket to
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import tempfile
@@ -17,11 +18,11 @@ from typing import Any, Literal
 
 from mcp import Client
 from mcp_types import TextContent
+from pvemcp.pve.client import PveClient
 
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
-from pvemcp.pve.client import PveClient
 from pvemcp.server import Service, build
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
@@ -100,6 +101,12 @@ class Rig:
     def audit(self) -> list[Entry]:
         """Return the audit, newest first."""
         return Audit(self.store, None).rows(limit=1000)
+
+    async def until_running(self) -> str:
+        """Wait until PVE runs a task, and return its UPID."""
+        while not (running := self.world.tasks.running()):
+            await asyncio.sleep(0)
+        return running[0].upid
 
     def asked(self) -> int:
         """Return how many requests PVE has had, its description aside."""

@@ -182,8 +182,7 @@ async def test_other_calls_go_on_while_one_waits() -> None:
         waiting = asyncio.create_task(
             client.call("guest_power", guests=vmid, action="start", wait=60)
         )
-        while not r.world.tasks.running():
-            await client.call("cluster_overview")
-        (task,) = r.world.tasks.running()
-        r.world.tasks.finish(task.upid)
+        upid = await r.until_running()
+        await client.call("cluster_overview")
+        r.world.tasks.finish(upid)
         assert ": OK after" in await waiting

@@ -1,0 +1,286 @@
+"""The service on the wire: who gets in, and what happens when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from pvemcp.access.grants import Grants
+from pvemcp.app import Running, bind, compose, start
+from pvemcp.call import ApiToken, Effect
+from pvemcp.errors import Misconfigured
+from pvemcp.settings import Settings
+from pvemcp.sim.tls import make_certificates
+from tests.scenarios.rig import ERAS, Caller, Rig, rig
+
+DISCOVER = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/list",
+    "params": {
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+    },
+}
+HEADERS = {
+    "Accept": "application/json, text/event-stream",
+    "MCP-Protocol-Version": "2026-07-28",
+    "Mcp-Method": "tools/list",
+}
+
+
+@dataclass
+class Web:
+    """The service listening on loopback."""
+
+    rig: Rig
+    grants: Grants
+    now: list[float]
+    """The grants' clock, in seconds."""
+    running: Running
+    url: str
+    secret: str
+
+    @asynccontextmanager
+    async def client(
+        self, era: str = ERAS[-1], secret: str = "", verify: ssl.SSLContext | bool = True
+    ) -> AsyncIterator[Caller]:
+        headers = {"Authorization": f"Bearer {secret or self.secret}"}
+        async with httpx2.AsyncClient(headers=headers, verify=verify, timeout=30) as http:
+            transport = streamable_http_client(self.url, http_client=http)
+            async with Client(transport, mode="legacy" if era == ERAS[0] else era) as mcp:
+                yield Caller(mcp)
+
+    async def post(
+        self, headers: dict[str, str] | None = None, json: object = DISCOVER, data: object = None
+    ) -> tuple[int, dict[str, str], str]:
+        merged = {**HEADERS, "Authorization": f"Bearer {self.secret}", **(headers or {})}
+        merged = {name: value for name, value in merged.items() if value}
+        async with aiohttp.ClientSession() as session:
+            body = {"data": data} if data is not None else {"json": json}
+            async with session.post(self.url, headers=merged, **body) as answer:
+                return answer.status, dict(answer.headers), await answer.text()
+
+
+@asynccontextmanager
+async def web(tls: Path | None = None, **changes: object) -> AsyncIterator[Web]:
+    async with rig("homelab", progress="manual") as r:
+        settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
+        if tls:
+            settings = replace(settings, tls_cert=tls / "cert.pem", tls_key=tls / "key.pem")
+        settings = replace(settings, **changes)
+        now = [1_000_000.0]
+        grants = Grants(r.store, clock=lambda: now[0])
+        _, secret = grants.create("laptop", Effect.DESTROY)
+        app = compose(
+            settings, store=r.store, grants=grants, pve=r.pve, default=ApiToken(*r.world.token())
+        )
+        async with start(app, settings) as running:
+            yield Web(r, grants, now, running, running.url, secret)
+
+
+async def test_a_client_lists_and_calls_tools_over_http(era: str) -> None:
+    async with web() as w, w.client(era) as client:
+        names = [tool.name for tool in (await client.mcp.list_tools()).tools]
+        assert names[0] == "cluster_overview"
+        assert "12 guests" in await client.call("inventory_find")
+
+
+async def test_an_audit_row_names_the_grant_the_address_and_the_client() -> None:
+    async with web() as w:
+        async with w.client() as client:
+            await client.call("api_read", path="/version")
+        entry = w.rig.audit()[0]
+        assert (entry.client, entry.address, entry.tool) == ("laptop", "127.0.0.1", "api_read")
+        assert entry.mcp_client.startswith("mcp")
+        assert [step["path"] for step in entry.steps] == ["/version"]
+        assert entry.outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("header", "challenge"),
+    [
+        ("", 'Bearer realm="pvemcp"'),
+        ("Basic dXNlcjpwYXNz", 'Bearer realm="pvemcp"'),
+        ("Bearer pvemcp_" + "x" * 43, 'error="invalid_token"'),
+        ("Bearer nonsense", 'error="invalid_token"'),
+    ],
+)
+async def test_without_the_right_secret_there_is_a_401_with_a_challenge(
+    header: str, challenge: str
+) -> None:
+    async with web() as w:
+        status, headers, body = await w.post({"Authorization": header})
+        assert status == 401
+        assert challenge in headers["WWW-Authenticate"]
+        assert "hint" in body
+
+
+async def test_a_revoked_grant_is_refused_on_the_next_request() -> None:
+    async with web() as w:
+        assert (await w.post())[0] == 200
+        w.grants.revoke("laptop")
+        assert (await w.post())[0] == 401
+
+
+async def test_an_expired_grant_is_refused() -> None:
+    async with web() as w:
+        _, secret = w.grants.create("brief", Effect.READ, expires=60)
+        assert (await w.post({"Authorization": f"Bearer {secret}"}))[0] == 200
+        w.now[0] += 60
+        assert (await w.post({"Authorization": f"Bearer {secret}"}))[0] == 401
+
+
+async def test_wrong_secrets_are_limited_and_say_when_to_try_again() -> None:
+    async with web() as w:
+        wrong = {"Authorization": "Bearer pvemcp_" + "x" * 43}
+        statuses = [(await w.post(wrong))[0] for _ in range(11)]
+        assert statuses == [401] * 10 + [429]
+        status, headers, _ = await w.post(wrong)
+        assert status == 429
+        assert int(headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example:80"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "user@127.0.0.1"}, 200),
+        ({"Origin": "http://localhost:3000"}, 200),
+    ],
+)
+async def test_only_names_of_the_service_are_answered(headers: dict[str, str], status: int) -> None:
+    async with web() as w:
+        assert (await w.post(headers))[0] == status
+
+
+async def test_an_allowed_host_is_answered() -> None:
+    async with web(allowed_hosts=("pve1.example.org",)) as w:
+        assert (await w.post({"Host": "pve1.example.org:8080"}))[0] == 200
+
+
+async def test_a_body_beyond_the_limit_is_refused() -> None:
+    async with web(body_limit=4096) as w:
+        status, _, _ = await w.post(data=b"{" + b" " * 10_000)
+        assert status == 413
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"jsonrpc":"2.0"}', b"[" * 5000]
+)
+async def test_a_malformed_body_is_a_client_error_without_a_traceback(body: bytes) -> None:
+    async with web() as w:
+        status, _, text = await w.post({"Content-Type": "application/json"}, data=body)
+        assert 400 <= status < 500
+        assert "Traceback" not in text
+
+
+async def test_another_path_says_where_the_endpoint_is() -> None:
+    async with web() as w:
+        w.url = w.url.removesuffix("/mcp") + "/"
+        status, _, text = await w.post()
+        assert status == 404
+        assert "/mcp" in text
+
+
+async def test_the_service_stops_within_three_seconds_with_open_streams_and_calls() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        w = await stack.enter_async_context(web())
+        async with aiohttp.ClientSession() as session:
+            listen = {
+                **DISCOVER,
+                "method": "subscriptions/listen",
+                "params": {**DISCOVER["params"], "notifications": {"toolsListChanged": True}},  # type: ignore[dict-item]
+            }
+            headers = {
+                **HEADERS,
+                "Mcp-Method": "subscriptions/listen",
+                "Authorization": f"Bearer {w.secret}",
+            }
+            stream = await session.post(w.url, json=listen, headers=headers)
+            assert b"acknowledged" in await stream.content.readany()
+            vmid = next(
+                g.vmid
+                for g in w.rig.world.guests.values()
+                if g.status == "stopped" and not g.template
+            )
+            call = {
+                **DISCOVER,
+                "method": "tools/call",
+                "params": {
+                    **DISCOVER["params"],  # type: ignore[dict-item]
+                    "name": "guest_power",
+                    "arguments": {"guests": vmid, "action": "start", "wait": 60},
+                },
+            }
+            headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "guest_power"}
+            calling = asyncio.create_task(session.post(w.url, json=call, headers=headers))
+            await w.rig.until_running()
+            began = time.monotonic()
+            await w.running.stop()
+            assert time.monotonic() - began < 3
+            with contextlib.suppress(aiohttp.ClientError):
+                await calling
+        assert w.rig.audit()[0].outcome == "cancelled"
+
+
+async def test_tls_is_served_in_process(tmp_path: Path) -> None:
+    made = make_certificates(["pve1"], tmp_path)
+    trust = ssl.create_default_context(cadata=made.ca_pem)
+    (tmp_path / "cert.pem").write_bytes(made.cert_file.read_bytes())
+    (tmp_path / "key.pem").write_bytes(made.key_file.read_bytes())
+    async with web(tmp_path) as w:
+        assert w.url.startswith("https://")
+        async with w.client(verify=trust) as client:
+            assert "12 guests" in await client.call("inventory_find")
+
+
+async def test_a_session_belongs_to_the_grant_that_opened_it() -> None:
+    async with web() as w:
+        initialize = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "t", "version": "1"},
+            },
+        }
+        plain = {"MCP-Protocol-Version": "", "Mcp-Method": ""}
+        status, headers, _ = await w.post(plain, json=initialize)
+        assert status == 200
+        _, other = w.grants.create("other", Effect.READ)
+        stolen = {
+            "MCP-Protocol-Version": "2025-11-25",
+            "Mcp-Method": "",
+            "Mcp-Session-Id": headers["mcp-session-id"],
+            "Authorization": f"Bearer {other}",
+        }
+        status, _, _ = await w.post(stolen, json={**DISCOVER, "params": {}})
+        assert status == 404
+
+
+async def test_a_port_that_is_taken_is_said_with_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Misconfigured, match="PVEMCP_LISTEN"):
+            bind(Settings(listen=f"127.0.0.1:{port}"))
