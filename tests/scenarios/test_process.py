@@ -1,0 +1,176 @@
+"""The service as a process of its own, as an administrator runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from pvemcp.access.grants import Grants
+from pvemcp.audit import Audit
+from pvemcp.call import Effect
+from pvemcp.sim.http import serve
+from pvemcp.sim.world import World, make_world
+from pvemcp.store import Store
+
+META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+@dataclass
+class Service:
+    """A running `pvemcp serve`."""
+
+    process: asyncio.subprocess.Process
+    url: str
+
+    async def end(self, how: signal.Signals) -> int:
+        self.process.send_signal(how)
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def simulated(world: World) -> AsyncIterator[dict[str, str]]:
+    """Serve a world over HTTPS and yield the environment that points pvemcp at it."""
+    async with serve(world, tls=True) as running:
+        token_id, secret = world.token()
+        yield {
+            "PATH": os.environ["PATH"],
+            "PVEMCP_PVE_URL": running.url,
+            "PVEMCP_PVE_TOKEN_ID": token_id,
+            "PVEMCP_PVE_TOKEN_SECRET": secret,
+            "PVEMCP_PVE_CA_FILE": str(running.ca_file),
+            "PVEMCP_LISTEN": "127.0.0.1:0",
+        }
+
+
+async def served(env: dict[str, str]) -> Service:
+    """Start `pvemcp serve` and wait for the line that says where it listens."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pvemcp", "serve", env=env, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    while line := (await process.stderr.readline()).decode():
+        if "MCP at " in line:
+            asyncio.get_running_loop().create_task(_drain(process.stderr))
+            return Service(process, line.split("MCP at ")[1].strip())
+    raise AssertionError(f"serve ended with {await process.wait()}")
+
+
+async def _drain(stream: asyncio.StreamReader) -> None:
+    while await stream.read(65536):
+        pass
+
+
+async def call(
+    session: aiohttp.ClientSession, url: str, secret: str, tool: str, arguments: dict[str, object]
+) -> str:
+    """Call a tool over plain HTTP and return its text."""
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments, "_meta": META},
+    }
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "Authorization": f"Bearer {secret}",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool,
+    }
+    async with session.post(url, json=body, headers=headers) as answer:
+        decoded = await answer.json()
+    return str(decoded["result"]["content"][0]["text"])
+
+
+@pytest.mark.parametrize("after", [1, 37, 90])
+async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
+    tmp_path: Path, after: int
+) -> None:
+    async with simulated(make_world("homelab")) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        with Store(tmp_path) as store:
+            _, secret = Grants(store).create("laptop", Effect.CHANGE)
+        service = await served(env)
+        answered: list[str] = []
+        enough = asyncio.Event()
+
+        async def one(session: aiohttp.ClientSession, number: int) -> None:
+            pool = f"pool{number}"
+            arguments = {"method": "POST", "path": "/pools", "params": {"poolid": pool}}
+            try:
+                await call(session, service.url, secret, "api_change", arguments)
+            except (aiohttp.ClientError, OSError):
+                return
+            answered.append(pool)
+            if len(answered) >= after:
+                enough.set()
+
+        connector = aiohttp.TCPConnector(limit=100)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            calls = [asyncio.create_task(one(session, number)) for number in range(100)]
+            await enough.wait()
+            assert await service.end(signal.SIGKILL) == -signal.SIGKILL
+            await asyncio.gather(*calls)
+        assert len(answered) >= after
+
+        again = await served(env)
+        async with aiohttp.ClientSession() as session:
+            text = await call(session, again.url, secret, "api_read", {"path": "/version"})
+            assert "release" in text
+        assert await again.end(signal.SIGTERM) == 0
+        with Store(tmp_path) as store:
+            rows = Audit(store, None).rows(limit=1000)
+        recorded = {row.arguments["params"]["poolid"] for row in rows if row.tool == "api_change"}
+        assert set(answered) <= recorded
+        finished = {
+            row.arguments["params"]["poolid"]
+            for row in rows
+            if row.tool == "api_change" and row.outcome == "ok"
+        }
+        assert set(answered) <= finished
+
+
+async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Path) -> None:
+    async with simulated(make_world("homelab")) as env:
+        env |= {"PVEMCP_STATE_DIR": str(tmp_path), "PVEMCP_LISTEN": "0.0.0.0:0"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "pvemcp", "serve", env=env, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+        assert process.returncode == 2
+        text = said.decode()
+        assert "PVEMCP_TLS_CERT" in text
+        assert "grant create" in text
+        assert "Traceback" not in text
+
+
+async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pvemcp", "demo", "--port", "0"),
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    words = ""
+    while "claude mcp add" not in words:
+        words += (await process.stdout.readline()).decode()
+    line = next(line for line in words.split("\n") if "claude mcp add" in line)
+    assert line.strip().startswith("claude mcp add --transport http pvemcp http://127.0.0.1:")
+    url, secret = line.split()[6], line.split("Bearer ")[1].strip('"')
+    async with aiohttp.ClientSession() as session:
+        assert "12 guests" in await call(session, url, secret, "inventory_find", {})
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
