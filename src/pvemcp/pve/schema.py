@@ -57,3 +57,44 @@ class Method:
     """Name of the path parameter that names the node which answers."""
     allow_token: bool = True
     returns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parameter_of(name: str, schema: Mapping[str, Any]) -> Parameter:
+    """Read one parameter from PVE's JSON schema of it."""
+    return Parameter(
+        name=name,
+        type=schema.get("type") or "string",
+        optional=bool(schema.get("optional")),
+        description=schema.get("description") or "",
+        default=schema.get("default"),
+        enum=tuple(schema.get("enum") or ()),
+        pattern=schema.get("pattern") or "",
+        format=schema.get("format") or "",
+        minimum=schema.get("minimum"),
+        maximum=schema.get("maximum"),
+        min_length=schema.get("minLength"),
+        max_length=schema.get("maxLength"),
+        requires=schema.get("requires") or "",
+        typetext=schema.get("typetext") or "",
+        items=schema.get("items") or {},
+    )
+
+
+def method_of(path: str, verb: str, schema: Mapping[str, Any]) -> Method:
+    """Read one method from PVE's description of it, as it stands under `info` and a verb."""
+    given = schema.get("parameters") or {}
+    properties = given.get("properties") or {}
+    proxy_to = schema.get("proxyto")
+    return Method(
+        path=path,
+        verb=verb,
+        name=schema.get("name") or "",
+        description=schema.get("description") or "",
+        parameters=tuple(parameter_of(name, about) for name, about in properties.items()),
+        extra_parameters=bool(given.get("additionalProperties", 1)),
+        permissions=schema.get("permissions"),
+        protected=bool(schema.get("protected")),
+        proxy_to=proxy_to if isinstance(proxy_to, str) else "",
+        allow_token=bool(schema.get("allowtoken", 1)),
+        returns=schema.get("returns") or {},
+    )

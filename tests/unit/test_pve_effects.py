@@ -1,0 +1,88 @@
+"""Effects: what the reviewed table says, and what holds for a method that it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pvemcp.call import Effect
+from pvemcp.pve.effects import effect_of, forbidden, unavailable, why, worst_effect
+
+VM = "/nodes/{node}/qemu/{vmid}"
+CT = "/nodes/{node}/lxc/{vmid}"
+
+
+@pytest.mark.parametrize(
+    ("verb", "template", "params", "effect"),
+    [
+        ("GET", f"{VM}/config", {}, Effect.READ),
+        ("GET", "/something/new", {}, Effect.READ),
+        ("POST", "/something/new", {}, Effect.CHANGE),
+        ("PUT", "/something/new", {}, Effect.CHANGE),
+        ("DELETE", "/something/new", {}, Effect.DESTROY),
+        ("POST", f"{VM}/agent/ping", {}, Effect.READ),
+        ("POST", f"{VM}/agent", {"command": "get-osinfo"}, Effect.READ),
+        ("POST", f"{VM}/agent", {"command": "fsfreeze-freeze"}, Effect.CHANGE),
+        ("POST", f"{VM}/agent/exec", {"command": ["uptime"]}, Effect.DESTROY),
+        ("POST", f"{VM}/monitor", {"command": "info"}, Effect.DESTROY),
+        ("POST", f"{VM}/status/start", {}, Effect.CHANGE),
+        ("POST", f"{CT}/status/stop", {}, Effect.DESTROY),
+        ("POST", f"{VM}/status/reset", {}, Effect.DESTROY),
+        ("POST", f"{VM}/status/shutdown", {}, Effect.CHANGE),
+        ("POST", f"{VM}/status/shutdown", {"forceStop": 1}, Effect.DESTROY),
+        ("POST", f"{CT}/snapshot/{{snapname}}/rollback", {}, Effect.DESTROY),
+        ("PUT", f"{VM}/config", {"memory": "512"}, Effect.CHANGE),
+        ("PUT", f"{VM}/config", {"delete": "net1,description"}, Effect.CHANGE),
+        ("PUT", f"{VM}/config", {"delete": "net1,scsi0"}, Effect.DESTROY),
+        ("POST", f"{VM}/config", {"delete": "unused0"}, Effect.DESTROY),
+        ("PUT", f"{VM}/config", {"delete": "scsihw"}, Effect.CHANGE),
+        ("PUT", f"{CT}/config", {"delete": "mp0 features"}, Effect.DESTROY),
+        ("POST", "/nodes/{node}/qemu", {"archive": "x"}, Effect.CHANGE),
+        ("POST", "/nodes/{node}/qemu", {"archive": "x", "force": 1}, Effect.DESTROY),
+        ("POST", "/nodes/{node}/lxc", {"restore": 1, "force": 1}, Effect.DESTROY),
+        ("POST", "/nodes/{node}/vzdump", {"vmid": "100"}, Effect.CHANGE),
+        ("POST", "/nodes/{node}/vzdump", {"prune-backups": "keep-last=1"}, Effect.DESTROY),
+        ("POST", "/nodes/{node}/status", {"command": "reboot"}, Effect.DESTROY),
+        ("PUT", "/cluster/firewall/options", {"enable": 1}, Effect.DESTROY),
+        ("PUT", "/cluster/firewall/options", {"ebtables": 1}, Effect.CHANGE),
+        ("PUT", "/cluster/ceph/flags/{flag}", {"flag": "pause", "value": 1}, Effect.DESTROY),
+        ("PUT", "/cluster/ceph/flags/{flag}", {"flag": "noout", "value": 1}, Effect.CHANGE),
+        ("POST", "/nodes/{node}/execute", {}, Effect.DESTROY),
+    ],
+)
+def test_the_effect_of_a_call(
+    verb: str, template: str, params: dict[str, Any], effect: Effect
+) -> None:
+    assert effect_of(verb, template, params) is effect
+    assert worst_effect(verb, template) >= effect
+
+
+@pytest.mark.parametrize(
+    ("verb", "template"),
+    [
+        ("POST", "/nodes/{node}/execute"), ("POST", "/access/ticket"), ("PUT", "/access/password"),
+        ("PUT", "/access/acl"), ("POST", "/access/users/{userid}/token/{tokenid}"),
+        ("PUT", "/access/roles/{roleid}"), ("POST", "/access/users"), ("DELETE", "/access/tfa/x/y"),
+        ("POST", f"{VM}/termproxy"), ("POST", f"{CT}/vncproxy"), ("POST", "/cluster/mapping/dir"),
+    ],
+)  # fmt: skip
+def test_what_no_client_may_use_is_forbidden_with_a_reason(verb: str, template: str) -> None:
+    assert forbidden(verb, template)
+    assert why(verb, template, {}) == forbidden(verb, template)
+    assert worst_effect(verb, template) is Effect.DESTROY
+
+
+def test_reading_access_rights_is_not_forbidden() -> None:
+    for template in ("/access/acl", "/access/users", "/access/permissions"):
+        assert not forbidden("GET", template)
+
+
+def test_what_is_no_plain_request_is_unavailable_and_names_another_way() -> None:
+    assert "web interface" in unavailable("GET", f"{VM}/vncwebsocket", {})
+    assert "download-url" in unavailable("POST", "/nodes/{node}/storage/{storage}/upload", {})
+    log = "/nodes/{node}/tasks/{upid}/log"
+    assert "limit=0" in unavailable("GET", log, {"download": 1})
+    assert unavailable("GET", log, {}) == ""
+    assert effect_of("GET", log, {}) is Effect.READ
+    assert worst_effect("GET", log) is Effect.READ
