@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import ListenHandler
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
@@ -47,9 +49,10 @@ DEMO_CALLER = "demo"
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A composed service: the ASGI application, and the handler that closes its open streams."""
+    """A composed service: ASGI application, MCP server, and what closes its open streams."""
 
-    asgi: HostCheck
+    asgi: ASGIApp
+    server: Server[Any]
     listen: ListenHandler
 
 
@@ -88,7 +91,7 @@ def compose(
     _warm_up(mcp, pve)
     guarded = BearerAuth(mcp, grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
-    return App(HostCheck(guarded, names), listen)
+    return App(HostCheck(guarded, names), server, listen)
 
 
 def _principal_of_request(ctx: Context) -> Principal:
