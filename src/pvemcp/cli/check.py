@@ -1,0 +1,68 @@
+"""Commands that look around: doctor, connect."""
+
+from __future__ import annotations
+
+import click
+
+from pvemcp import connect as connecting
+from pvemcp.cli import words
+from pvemcp.errors import Misconfigured
+
+
+@click.command(short_help="Check the installation and say how to repair it.")
+@click.pass_context
+def doctor(context: click.Context) -> int:
+    """Check settings, state, PVE and its token, certificates, clocks and grants.
+
+    Says for each finding how to repair it. Exits with 1 when something must be repaired.
+    """
+    try:
+        settings = words.settings(context, files=True)
+    except Misconfigured as fault:
+        click.echo(f"FAIL  settings  {fault.message}\n      {fault.hint}")
+        return 1
+    import asyncio  # noqa: PLC0415 - slow to import
+
+    from pvemcp.health import checks  # noqa: PLC0415 - slow to import
+
+    found = asyncio.run(checks(settings))
+    for check in found:
+        mark = "FAIL" if not check.ok else "WARN" if check.repair else "ok"
+        click.echo(words.printable(f"{mark:4}  {check.name}  {check.message}"))
+        if check.repair:
+            click.echo(words.printable(f"      {check.repair}"))
+    return 0 if all(check.ok for check in found) else 1
+
+
+@click.command(short_help="Print what connects a client.")
+@click.argument("client", type=click.Choice(connecting.CLIENTS))
+@click.option("--url", help="MCP URL as the client reaches it, instead of the configured one.")
+@click.option(
+    "--name",
+    default=connecting.SERVER_NAME,
+    show_default=True,
+    help="What the service is called inside the client.",
+)
+@click.option(
+    "--helper",
+    is_flag=True,
+    help="claude-code: the secret stays in a file of its own, read by a small script.",
+)
+@click.pass_context
+def connect(
+    context: click.Context,
+    client: str,
+    url: str | None,
+    name: str,
+    helper: bool,  # noqa: FBT001 - click passes it so
+) -> None:
+    """Print the exact command or file that connects a client. Notes go to stderr."""
+    if helper and client != "claude-code":
+        raise click.UsageError("--helper is for claude-code.")
+    found = url or connecting.service_url(words.settings(context))
+    config = ("--config", str(context.obj.absolute())) if context.obj else ()
+    command = (words.this_program(), *config)
+    made = connecting.snippet(client, url=found, name=name, command=command, helper=helper)
+    click.echo(made.text)
+    for note in made.notes:
+        click.echo(f"# {note}", err=True)

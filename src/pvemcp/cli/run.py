@@ -1,0 +1,68 @@
+"""Commands that run until they are ended: serve, stdio, demo, simulate."""
+
+from __future__ import annotations
+
+import click
+
+from pvemcp.call import Effect
+from pvemcp.cli import words
+
+CEILING = click.Choice([str(effect) for effect in Effect])
+WORLD = click.Choice(["homelab", "cluster", "large"])
+
+
+@click.command(short_help="Serve MCP clients over HTTP.")
+@click.option("--listen", metavar="HOST:PORT", help="Overrides the setting of that name.")
+@click.option("--tls-cert", metavar="FILE", help="Overrides the setting of that name.")
+@click.option("--tls-key", metavar="FILE", help="Overrides the setting of that name.")
+@click.pass_context
+def serve(
+    context: click.Context, listen: str | None, tls_cert: str | None, tls_key: str | None
+) -> int:
+    """Serve MCP clients over HTTP until a signal ends it."""
+    settings = words.settings(
+        context, files=True, listen=listen, tls_cert=tls_cert, tls_key=tls_key
+    )
+    from pvemcp import app  # noqa: PLC0415 - slow to import
+
+    return app.serve(settings)
+
+
+@click.command(short_help="Serve one MCP client on stdin and stdout.")
+@click.option(
+    "--ceiling",
+    type=CEILING,
+    default="read",
+    show_default=True,
+    help="The most that the client may do.",
+)
+@click.pass_context
+def stdio(context: click.Context, ceiling: str) -> int:
+    """Serve the one MCP client that started this command, on stdin and stdout."""
+    settings = words.settings(context, files=True)
+    from pvemcp import app  # noqa: PLC0415 - slow to import
+
+    return app.stdio(settings, Effect.parse(ceiling))
+
+
+@click.command(short_help="Try everything on a simulated Proxmox VE.")
+@click.option("--world", type=WORLD, default="homelab", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+def demo(world: str, port: int) -> int:
+    """Try everything on a simulated Proxmox VE: nothing real is touched, no settings are read."""
+    from pvemcp import app  # noqa: PLC0415 - slow to import
+
+    return app.demo(world, port)
+
+
+@click.command(short_help="Run only the simulated Proxmox VE API.")
+@click.option("--world", type=WORLD, default="homelab", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8006, show_default=True)
+def simulate(world: str, port: int) -> int:
+    """Run only the simulated Proxmox VE API (HTTPS on loopback), for tests of other programs.
+
+    Prints its URL, the fingerprint of its certificate, and an API token.
+    """
+    from pvemcp import app  # noqa: PLC0415 - slow to import
+
+    return app.simulate(world, port)

@@ -1,0 +1,189 @@
+"""The command line as a person meets it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pvemcp.access.grants import Grants
+from pvemcp.audit import Audit
+from pvemcp.call import ApiToken, Call, Effect, Principal, Step, Verdict
+from pvemcp.store import Store
+
+SECRET = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
+
+
+class Commands:
+    """Runs `pvemcp` with a state folder of its own and nothing else in the environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.env = {"PATH": os.environ["PATH"], "PVEMCP_STATE_DIR": str(self.state), "TZ": "UTC"}
+
+    def __call__(
+        self, *words: str, answer: int = 0, stdin: str = "", **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pvemcp", *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**self.env, **env},
+            timeout=30,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == answer, done.stderr
+        return done
+
+
+@pytest.fixture
+def pvemcp(tmp_path: Path) -> Commands:
+    return Commands(tmp_path)
+
+
+def test_a_grant_is_made_listed_used_and_revoked(pvemcp: Commands) -> None:
+    made = pvemcp("grant", "create", "laptop", "--ceiling", "change", "--expires", "90d").stdout
+    [secret] = set(SECRET.findall(made))
+    header = f'--header "Authorization: Bearer {secret}"'
+    assert f"claude mcp add --transport http pvemcp http://127.0.0.1:8080/mcp {header}" in made
+    with Store(pvemcp.state) as store:
+        grant = Grants(store).authenticate(secret)
+        assert grant is not None
+        assert grant.ceiling is Effect.CHANGE
+        listed = pvemcp("grant", "list").stdout
+        assert re.search(r"laptop +change +20\d\d-", listed)
+        assert secret not in listed
+        assert "revoked" in pvemcp("grant", "revoke", "laptop").stdout
+        assert Grants(store).authenticate(secret) is None
+    assert "There are no grants" in pvemcp("grant", "list").stdout
+
+
+def test_a_grant_with_a_pve_token_of_its_own_takes_the_secret_from_stdin_or_a_file(
+    pvemcp: Commands, tmp_path: Path
+) -> None:
+    words = ("--ceiling", "read", "--pve-token-id", "mcp@pve!laptop")
+    pvemcp("grant", "create", "a", *words, stdin="one-secret\n")
+    file = tmp_path / "secret"
+    file.write_text("two-secret\n")
+    file.chmod(0o600)
+    pvemcp("grant", "create", "b", *words, "--pve-token-secret-file", str(file))
+    with Store(pvemcp.state) as store:
+        tokens = [grant.token for grant in Grants(store).list()]
+    assert tokens == [ApiToken("mcp@pve!laptop", word) for word in ("one-secret", "two-secret")]
+    listed = pvemcp("grant", "list", "--json").stdout
+    assert [item["token_id"] for item in json.loads(listed)] == ["mcp@pve!laptop"] * 2
+    assert "secret" not in listed
+    assert "still exists in PVE" in pvemcp("grant", "revoke", "a").stdout
+    file.chmod(0o644)
+    refused = pvemcp("grant", "create", "c", *words, "--pve-token-secret-file", str(file), answer=2)
+    assert "chmod o=" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("grant", "create", "Bad Name", "--ceiling", "read"), "cannot name a grant"),
+        (("grant", "create", "x"), "--ceiling"),
+        (("grant", "create", "x", "--ceiling", "root"), "read"),
+        (("grant", "create", "x", "--ceiling", "read", "--expires", "soon"), "90d"),
+        (("grant", "create", "x", "--ceiling", "read", "--expires", "0d"), "90d"),
+        (("grant", "create", "x", "--ceiling", "read", "--pve-token-id", "root@pam"), "USER@REALM"),
+        (("grant", "create", "x", "--ceiling", "read", "--pve-token-id", "a@pve!b"), "empty"),
+        (("grant", "create", "x", "--ceiling", "read", "--pve-token-secret-file", "/x"), "needs"),
+        (("grant", "revoke", "nobody"), "There are no grants"),
+        (("audit", "--since", "yesterday"), "2026-01-31"),
+        (("audit", "--limit", "0"), "range"),
+        (("connect", "emacs"), "claude-code"),
+        (("connect", "json", "--helper"), "for claude-code"),
+        (("connect", "json", "--url", "x"), "not an MCP URL"),
+        (("--config", "/nowhere.toml", "grant", "list"), "/nowhere.toml"),
+        (("serve",), "pve_token_id"),
+        (("stdio", "--ceiling", "all"), "destroy"),
+        (("demo", "--world", "moon"), "homelab"),
+        (("frobnicate",), "frobnicate"),
+    ],
+)
+def test_a_mistake_ends_with_one_line_that_helps(
+    pvemcp: Commands, words: tuple[str, ...], said: str
+) -> None:
+    assert said in pvemcp(*words, answer=2).stderr
+
+
+def test_a_fault_shows_its_message_and_its_hint(pvemcp: Commands) -> None:
+    refused = pvemcp("grant", "list", answer=2, PVEMCP_PVE_TOKN_ID="x")
+    assert refused.stdout == ""
+    assert refused.stderr == (
+        "pvemcp: Unknown setting PVEMCP_PVE_TOKN_ID.\nDid you mean PVEMCP_PVE_TOKEN_ID?\n"
+    )
+
+
+def test_serve_takes_the_listening_address_from_its_option(pvemcp: Commands) -> None:
+    token = {"PVEMCP_PVE_TOKEN_ID": "a@pve!b", "PVEMCP_PVE_TOKEN_SECRET": "s"}
+    refused = pvemcp("serve", "--listen", "0.0.0.0:1", answer=2, **token)
+    assert "tls_cert" in refused.stderr
+    assert "grant create" in refused.stderr
+
+
+def recorded(state: Path) -> None:
+    who = Principal("laptop", Effect.CHANGE, ApiToken("a@pve!b", "s"), "g1", "192.0.2.1")
+    with Store(state) as store:
+        audit = Audit(store, None)
+        old = Call(who, "guest_get", {"guest": 1}, started=1_000_000.0)
+        old.close("ok")
+        audit.record(old)
+        call = Call(who, "guest_power", {"guest": 100, "evil": "\x1b[2J"}, effect=Effect.CHANGE)
+        step = Step("POST", "/nodes/pve1/x", Effect.CHANGE, Verdict.ALLOW, 200, 1.0, upid="UPID:1")
+        call.steps += [Step("GET", "/cluster", Effect.READ, Verdict.ALLOW, 200, 1.0), step]
+        call.close("task_failed", "no space \x1b[31m left")
+        audit.record(call)
+
+
+def test_the_audit_is_shown_for_a_person_and_as_json(pvemcp: Commands) -> None:
+    recorded(pvemcp.state)
+    shown = pvemcp("audit").stdout
+    assert "laptop@192.0.2.1  guest_power  task_failed" in shown
+    assert "POST /nodes/pve1/x change 200 UPID:1" in shown
+    assert "GET /cluster" not in shown
+    assert "\x1b" not in shown
+    lines = [json.loads(line) for line in pvemcp("audit", "--json").stdout.splitlines()]
+    assert [line["tool"] for line in lines] == ["guest_get", "guest_power"]
+    assert len(lines[1]["steps"]) == 2
+
+
+def test_the_audit_is_chosen_by_time_client_and_limit(pvemcp: Commands) -> None:
+    recorded(pvemcp.state)
+    assert "guest_get" not in pvemcp("audit", "--since", "1h").stdout
+    assert "guest_get" in pvemcp("audit", "--since", "1970-01-02").stdout
+    assert pvemcp("audit", "--client", "nobody").stdout == ""
+    assert len(pvemcp("audit", "--limit", "1", "--json").stdout.splitlines()) == 1
+
+
+def test_connect_prints_only_what_is_to_be_copied_on_stdout(pvemcp: Commands) -> None:
+    made = pvemcp("connect", "json", "--url", "https://pve1:8080/mcp", "--name", "lab")
+    assert json.loads(made.stdout)["mcpServers"]["lab"]["url"] == "https://pve1:8080/mcp"
+    assert all(line.startswith("# ") for line in made.stderr.splitlines())
+
+
+def test_doctor_says_first_that_the_settings_are_wrong(pvemcp: Commands) -> None:
+    done = pvemcp("doctor", answer=1, PVEMCP_LISTEN="nowhere")
+    assert "FAIL  settings  listen" in done.stdout
+
+
+def test_the_version_is_shown(pvemcp: Commands) -> None:
+    assert pvemcp("--version").stdout.startswith("pvemcp ")
+
+
+def test_commands_that_read_the_database_import_nothing_slow() -> None:
+    program = "import sys, pvemcp.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"mcp", "pydantic", "aiohttp", "uvicorn", "starlette", "asyncio", "ssl"}
