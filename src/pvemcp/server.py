@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import (
+    HEADER_MISMATCH,
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
@@ -41,6 +43,8 @@ from pvemcp.tools.tool import Started, Tool
 logger = logging.getLogger(__name__)
 
 TASKS = "io.modelcontextprotocol/tasks"
+COMPLETE = "complete"
+"""The resultType of an answer that is neither a question nor a task; absent before 2026-07-28."""
 POLL_MS = 2000
 """How often a client should ask for a task, in milliseconds."""
 
@@ -79,7 +83,7 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
     """Return the MCP server, and the handler whose `close()` ends its open streams."""
 
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
-        return {"tools": listing(service.principal(ctx).ceiling)}
+        return {"resultType": COMPLETE, "tools": listing(service.principal(ctx).ceiling)}
 
     async def on_call(ctx: Context, params: CallToolRequestParams) -> Any:
         return await call_tool(service, ctx, params)
@@ -96,6 +100,7 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
         on_call_tool=on_call,
         on_subscriptions_listen=listen,
     )
+    server.middleware.append(_check_task_name)
     server.extensions[TASKS] = {}
     for method, handler in (("get", _get_task), ("update", _update_task), ("cancel", _cancel_task)):
         server.add_request_handler(f"tasks/{method}", TaskParams, _task_method(service, handler))
@@ -190,7 +195,8 @@ def _progress(ctx: Context) -> Progress:
 
 
 def _text(text: str, *, error: bool = False) -> dict[str, Any]:
-    result: dict[str, Any] = {"content": [{"type": "text", "text": _clean(text)}]}
+    content = [{"type": "text", "text": _clean(text)}]
+    result: dict[str, Any] = {"resultType": COMPLETE, "content": content}
     return {**result, "isError": True} if error else result
 
 
@@ -203,6 +209,19 @@ def _clean(text: str) -> str:
 # store, read with the caller's PVE token, so that a restart loses nothing.
 
 Handler = Callable[[Service, Call, Upid], Awaitable[dict[str, Any]]]
+
+
+async def _check_task_name(ctx: Context, call_next: CallNext) -> HandlerResult:
+    """Refuse a request about a task whose Mcp-Name header names another (SEP-2663).
+
+    The SDK compares that header for tools, prompts and resources only.
+    """
+    if ctx.request is not None and ctx.method.startswith("tasks/"):
+        task_id = (ctx.params or {}).get("taskId")
+        named = ctx.request.headers.get(MCP_NAME_HEADER, task_id)
+        if named != task_id and decode_header_value(named) != task_id:
+            raise MCPError(HEADER_MISMATCH, "mcp-name header does not match the request's taskId")
+    return await call_next(ctx)
 
 
 def _task_method(
@@ -247,7 +266,7 @@ async def _update_task(service: Service, call: Call, upid: Upid) -> dict[str, An
 
 
 async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
-    call.effect = Effect.CHANGE
+    call.effect = Effect.DESTROY
     service.audit.opened(call)
     path = "/nodes/{node}/tasks/{upid}"
     await service.pve.bind(call).delete(path, node=upid.node, upid=str(upid))
