@@ -14,7 +14,7 @@ from typing import Any
 from mcp_types import CallToolRequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from pvemcp.server import TASKS, Context
+from pvemcp.server import COMPLETE, TASKS, Context
 
 Params = CallToolRequestParams
 Result = dict[str, Any]
@@ -45,6 +45,11 @@ def answers(content: list[dict[str, Any]], *, error: bool = False) -> Run:
         return {"content": content, "isError": error}
 
     return run
+
+
+def complete(result: Result) -> Result:
+    """Return a result with the resultType that 2026-07-28 requires, unless it has another."""
+    return {"resultType": COMPLETE, **result}
 
 
 def text(words: str) -> dict[str, Any]:

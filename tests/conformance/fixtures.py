@@ -22,7 +22,17 @@ from mcp_types import CallToolRequestParams, PaginatedRequestParams
 
 from pvemcp.server import Context
 from tests.conformance import library, rounds, talking
-from tests.conformance.fixture import Fixture, Result, Run, answers, audio, embedded, image, text
+from tests.conformance.fixture import (
+    Fixture,
+    Result,
+    Run,
+    answers,
+    audio,
+    complete,
+    embedded,
+    image,
+    text,
+)
 from tests.conformance.jobs import Jobs
 
 SCHEMA_2020_12 = {
@@ -98,8 +108,9 @@ def _add_tools(server: Server[Any], fixtures: dict[str, Fixture]) -> None:
         return {**product, "tools": [*product["tools"], *(f.entry() for f in fixtures.values())]}
 
     async def call_tool(ctx: Context, params: CallToolRequestParams) -> Any:
-        fixture = fixtures.get(params.name)
-        return await (fixture.run if fixture else called.handler)(ctx, params)
+        if fixture := fixtures.get(params.name):
+            return complete(await fixture.run(ctx, params))
+        return await called.handler(ctx, params)
 
     server.get_tool_input_schema = lambda name: (
         fixtures[name].schema if name in fixtures else schema_of(name)

@@ -21,15 +21,15 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from pvemcp.server import Context
-from tests.conformance.fixture import PNG, Result, embedded, image, text
+from pvemcp.server import COMPLETE, Context
+from tests.conformance.fixture import PNG, Result, complete, embedded, image, text
 from tests.conformance.rounds import answered, elicitation, field_of, question
 
 _TEXT = "test://static-text"
 _BINARY = "test://static-binary"
 _WATCHED = "test://watched-resource"
 _TEMPLATE = re.compile(r"test://template/([^/]+)/data")
-_CACHE = {"ttlMs": 1000, "cacheScope": "private"}
+_CACHE = {"resultType": COMPLETE, "ttlMs": 1000, "cacheScope": "private"}
 
 RESOURCES = [
     {"uri": uri, "name": uri.removeprefix("test://"), "description": "A fixture", "mimeType": mime}
@@ -109,7 +109,7 @@ async def _prompt(_: Context, params: GetPromptRequestParams) -> Result:
         case "test_prompt_with_arguments":
             return _messages(text(f"arg1={given.get('arg1')!r}, arg2={given.get('arg2')!r}"))
         case "test_prompt_with_embedded_resource":
-            uri = given.get("resourceUri", _TEXT)
+            uri = str(given.get("resourceUri", _TEXT))
             return _messages(embedded(uri, "The resource."), text("Look at the resource."))
         case "test_prompt_with_image":
             return _messages(image(), text("Look at the image."))
@@ -125,12 +125,13 @@ def _asking(params: GetPromptRequestParams) -> Result:
 
 
 def _messages(*blocks: dict[str, Any]) -> Result:
-    return {"messages": [{"role": "user", "content": block} for block in blocks]}
+    return complete({"messages": [{"role": "user", "content": block} for block in blocks]})
 
 
 async def _complete(_: Context, params: CompleteRequestParams) -> Result:
     typed = params.argument.value
-    return {"completion": {"values": [f"{typed}-completed"], "total": 1, "hasMore": False}}
+    found = {"values": [f"{typed}-completed"], "total": 1, "hasMore": False}
+    return complete({"completion": found})
 
 
 async def _acknowledge(_: Context, __: RequestParams) -> Result:
