@@ -10,8 +10,9 @@ from pydantic import Field
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.pve.client import Answer, Pve
-from pvemcp.pve.effects import effect_of, forbidden
+from pvemcp.pve.effects import effect_of, forbidden, unavailable, why, worst_effect
 from pvemcp.pve.schema import Method, Parameter
+from pvemcp.pve.validate import validate
 from pvemcp.tools.render import cell, record, to_json, within_budget
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
@@ -49,9 +50,10 @@ async def api_search(pve: Pve, query: str, limit: Annotated[int, Field(ge=1, le=
 @tool()
 async def api_describe(pve: Pve, path: Path, method: Verb = "GET") -> str:
     """Describe one method of the PVE API: purpose, effect, privileges, parameters, result."""
-    found = (await pve.description()).find(method, path)
+    found = (await pve.description()).match(method, path).method
     lines = [f"{found.verb} {found.path}", found.description.strip(), f"effect: {_effect(found)}"]
-    if reason := forbidden(found.verb, found.path):
+    reason = forbidden(found.verb, found.path) or unavailable(found.verb, found.path, {})
+    if reason:
         lines.append(f"not available through this service: {reason}")
     lines.append(f"needs: {privileges(found)}")
     if not found.allow_token:
@@ -128,9 +130,11 @@ async def api_change(
     pve: Pve, method: Literal["POST", "PUT"], path: Path, params: Params = None, wait: Wait = 60
 ) -> str | Started:
     """Call a method of the PVE API that changes something, and follow its task to the end."""
-    found = (await pve.description()).find(method, path)
-    if effect_of(method, found.path, params or {}) > Effect.CHANGE:
-        raise Invalid(f"{method} {path} can destroy data", hint="Call api_destroy for it.")
+    found = (await pve.description()).match(method, path)
+    checked = validate(found.method, {**found.values, **(params or {})})
+    if effect_of(method, found.method.path, checked) > Effect.CHANGE:
+        reason = why(method, found.method.path, checked)
+        raise Invalid(f"{method} {path}: {reason}", hint="Call api_destroy for it.")
     return await _write(pve, method, path, params, wait=wait)
 
 
@@ -161,7 +165,8 @@ def _purpose(method: Method) -> str:
 def _effect(method: Method) -> str:
     if forbidden(method.verb, method.path):
         return "forbidden"
-    return str(effect_of(method.verb, method.path, {}))
+    usual, worst = effect_of(method.verb, method.path, {}), worst_effect(method.verb, method.path)
+    return str(usual) if usual == worst else f"{usual}, with some parameters {worst}"
 
 
 def privileges(method: Method) -> str:

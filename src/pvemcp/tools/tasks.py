@@ -165,7 +165,7 @@ def _text(upid: Upid, status: Mapping[str, Any], log: Sequence[str]) -> str:
     return "\n".join([*lines, "log:", *log] if log else lines)
 
 
-@tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
+@tool(effect=Effect.DESTROY)
 async def task_stop(pve: Pve, upid: str) -> str:
     """Stop a running PVE task. What it had begun stays half done; it may leave a lock."""
     parsed = Upid.parse(upid)
