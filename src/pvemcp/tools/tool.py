@@ -123,7 +123,8 @@ def _compact(declared: Mapping[str, Any]) -> dict[str, Any]:
     """Keep what a caller needs of a parameter: every token is paid in every session."""
     if options := declared.get("anyOf"):
         merged = [_compact(option) for option in options if option != {"type": "null"}]
-        kept = merged[0] if len(merged) == 1 else _union(merged)
+        # Not a list in `type`: some model providers take only one type there.
+        kept = merged[0] if len(merged) == 1 else {"anyOf": merged}
     else:
         kept = {key: declared[key] for key in _KEPT if key in declared}
         if kept.get("additionalProperties") is True:
@@ -137,9 +138,3 @@ def _compact(declared: Mapping[str, Any]) -> dict[str, Any]:
     if declared.get("default") not in (None, "", [], {}):
         kept["default"] = declared["default"]
     return kept
-
-
-def _union(options: list[dict[str, Any]]) -> dict[str, Any]:
-    if all(set(option) <= {"type"} for option in options):
-        return {"type": [option["type"] for option in options]}
-    return {"anyOf": options}
