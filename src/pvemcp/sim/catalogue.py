@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pvemcp.sim import access, cluster, lxc, nodes, power, qemu, tasklist
+from pvemcp.sim import (
+    access,
+    agent,
+    clone,
+    cluster,
+    edits,
+    lxc,
+    nodes,
+    power,
+    qemu,
+    snapshots,
+    tasklist,
+)
 from pvemcp.sim.declare import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -12,5 +24,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *qemu.ENDPOINTS,
     *lxc.ENDPOINTS,
     *power.ENDPOINTS,
+    *edits.ENDPOINTS,
+    *snapshots.ENDPOINTS,
+    *clone.ENDPOINTS,
+    *agent.ENDPOINTS,
     *access.ENDPOINTS,
 )

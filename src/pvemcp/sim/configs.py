@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from pvemcp.sim.declare import Ask
-from pvemcp.sim.refusal import failed
-from pvemcp.sim.world import Guest
+from pvemcp.pve.schema import Parameter
+from pvemcp.sim import lxc_options, qemu_options
+from pvemcp.sim.declare import Ask, flag, text
+from pvemcp.sim.guests import check_digest, refuse_locked
+from pvemcp.sim.refusal import failed, forbidden, rejected
+from pvemcp.sim.validate import find, split_list
+from pvemcp.sim.volumes import allocated, detach, is_drive
+from pvemcp.sim.world import Guest, World
 
 SECRET = "*" * 10
 """How PVE shows a password of cloud-init."""
+_NUMBERED = re.compile(r"^(.*?)\d+$")
+_EDIT = (
+    text("delete", "Settings to remove.", format="pve-configid-list"),
+    text("digest", "Refuse when the configuration has changed since.", max_length=40),
+    text("revert", "Pending changes to drop.", format="pve-configid-list"),
+)
+QEMU_EDIT: tuple[Parameter, ...] = (
+    *qemu_options.OPTIONS,
+    *_EDIT,
+    flag("force", "Remove the volume too.", requires="delete"),
+    flag("skiplock", "Ignore locks; root@pam only."),
+)
+LXC_EDIT: tuple[Parameter, ...] = (*lxc_options.OPTIONS, *_EDIT)
+_NO_SETTING = frozenset(
+    {"node", "vmid", "delete", "digest", "revert", "force", "skiplock", "background_delay"}
+)
 
 
 def show_config(ask: Ask, guest: Guest) -> dict[str, Any]:
@@ -17,29 +40,118 @@ def show_config(ask: Ask, guest: Guest) -> dict[str, Any]:
     if name := ask.args.get("snapshot"):
         if name not in guest.snapshots:
             raise failed(f"snapshot '{name}' does not exist")
-        return _masked(guest.snapshots[name].config)
+        return masked(guest.snapshots[name].config)
     config = dict(guest.config)
     if not ask.args.get("current"):
         config |= guest.pending
     shown = {key: value for key, value in config.items() if value is not None}
     if guest.parent:
         shown["parent"] = guest.parent
-    return _masked({**shown, "digest": guest.digest()})
+    return masked({**shown, "digest": guest.digest()})
 
 
 def show_pending(guest: Guest) -> list[dict[str, Any]]:
     """Return every key with its present value, and the pending one or the wish to delete it."""
-    present = _masked({**guest.config, "digest": guest.digest()})
-    rows = [{"key": key, "value": value} for key, value in present.items()]
-    by_key = {str(row["key"]): row for row in rows}
+    present = masked({**guest.config, "digest": guest.digest()})
+    if guest.parent:
+        present["parent"] = guest.parent
+    rows: dict[str, dict[str, Any]] = {k: {"key": k, "value": v} for k, v in present.items()}
     for key, value in guest.pending.items():
-        row = by_key.get(key)
-        if row is None:
-            row = {"key": key}
-            rows.append(row)
+        row = rows.setdefault(key, {"key": key})
         row |= {"delete": 1} if value is None else {"pending": value}
-    return rows
+    return list(rows.values())
 
 
-def _masked(config: dict[str, Any]) -> dict[str, Any]:
+def masked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration without cloud-init's password."""
     return {**config, "cipassword": SECRET} if "cipassword" in config else dict(config)
+
+
+def settings(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments that are settings of a guest."""
+    return {key: value for key, value in args.items() if key not in _NO_SETTING}
+
+
+def family(key: str) -> str:
+    """Return a setting's name without its number: net0 is net."""
+    match = _NUMBERED.match(key)
+    return match[1] if match else key
+
+
+def check_settings(ask: Ask, type_: str, changes: Mapping[str, Any], removals: list[str]) -> None:
+    """Refuse settings that are root's alone, or for which the caller lacks the privilege."""
+    options = qemu_options if type_ == "qemu" else lxc_options
+    for key in [*changes, *removals]:
+        name = family(key)
+        if name == "hookscript" and key in changes:
+            raise rejected({"hookscript": f"script '{changes[key]}' does not exist\n"})
+        if name in options.ROOT_ONLY and not ask.who.is_root:
+            raise failed(f"only root can set '{key}' config")
+        privilege = options.PRIVILEGE_OF.get(name, "VM.Config.Options")
+        if "media=cdrom" in str(changes.get(key, "")):
+            privilege = "VM.Config.CDROM"
+        path = f"/vms/{ask.args['vmid']}"
+        if not ask.may(path, privilege):
+            raise forbidden(f"{path}, {privilege}")
+    _check_features(ask, changes)
+
+
+def _check_features(ask: Ask, changes: Mapping[str, Any]) -> None:
+    names = {part.partition("=")[0] for part in str(changes.get("features", "")).split(",")}
+    if names - {"", "nesting"} and not ask.who.is_root:
+        raise forbidden("changing feature flags (except nesting) is only allowed for root@pam")
+
+
+def removals_of(ask: Ask, type_: str) -> list[str]:
+    """Return what `delete` names. Raises the 400 for a setting that does not exist."""
+    options = qemu_options.OPTIONS if type_ == "qemu" else lxc_options.OPTIONS
+    declared = {parameter.name: parameter for parameter in options}
+    names = split_list(ask.args.get("delete", ""))
+    for name in names:
+        if find(declared, name) is None:
+            raise rejected({"delete": f"unknown option '{name}'"})
+    return names
+
+
+def edit(ask: Ask, guest: Guest) -> None:
+    """Do what PUT config does. Raises what PVE answers at once."""
+    changes, removals = settings(ask.args), removals_of(ask, guest.type)
+    check_settings(ask, guest.type, changes, removals)
+    check_digest(ask, guest)
+    if not (ask.args.get("skiplock") and ask.who.is_root):
+        refuse_locked(guest)
+    for key in split_list(ask.args.get("revert", "")):
+        guest.pending.pop(key, None)
+    write(ask.world, guest, changes, removals)
+    summary = " ".join([*(f"-{k} {v}" for k, v in changes.items()), *removals])
+    ask.world.record(ask.who.id, f"update {guest.word} {guest.vmid}: {summary}", node=guest.node)
+
+
+def write(world: World, guest: Guest, changes: Mapping[str, Any], removals: list[str]) -> None:
+    """Change settings: at once, or as pending when the guest runs and cannot take them."""
+    taken: set[str] = set()
+    made = {
+        key: allocated(world, guest, str(value), taken) if is_drive(key) else value
+        for key, value in changes.items()
+    }
+    live = qemu_options.LIVE if guest.type == "qemu" else lxc_options.LIVE
+    for key, value in made.items():
+        if guest.running and family(key) not in live:
+            guest.pending[key] = value
+        else:
+            guest.config[key] = value
+            guest.pending.pop(key, None)
+    for key in removals:
+        _remove(guest, key, live=not guest.running or family(key) in live)
+
+
+def _remove(guest: Guest, key: str, *, live: bool) -> None:
+    guest.pending.pop(key, None)
+    if key not in guest.config:
+        return
+    if not live:
+        guest.pending[key] = None
+    elif is_drive(key):
+        detach(guest.config, key)
+    else:
+        del guest.config[key]

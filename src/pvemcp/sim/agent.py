@@ -1,0 +1,202 @@
+"""The QEMU guest agent: commands and facts from inside a VM."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pvemcp.pve.schema import Parameter
+from pvemcp.sim.declare import Ask, Endpoint, Handler, endpoint, index, listing, perm, text, whole
+from pvemcp.sim.guests import agent_enabled, the_guest
+from pvemcp.sim.refusal import Refusal, failed
+from pvemcp.sim.world import Guest
+
+_AGENT = "/nodes/{node}/qemu/{vmid}/agent"
+_LOOK = perm("/vms/{vmid}", "VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted", any_of=True)
+_RUN = perm("/vms/{vmid}", "VM.GuestAgent.Unrestricted")
+_INDEX = (
+    "exec", "exec-status", "file-read", "file-write", "fsfreeze-freeze", "fsfreeze-status",
+    "fsfreeze-thaw", "fstrim", "get-fsinfo", "get-host-name", "get-memory-block-info",
+    "get-memory-blocks", "get-osinfo", "get-time", "get-timezone", "get-users", "get-vcpus",
+    "info", "network-get-interfaces", "ping", "set-user-password", "shutdown", "suspend-disk",
+    "suspend-hybrid", "suspend-ram",
+)  # fmt: skip
+_KERNEL = "6.12.48+deb13-amd64"
+_VERSION = "#1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1 (2025-09-20)"
+
+
+def _with_agent(ask: Ask) -> Guest:
+    guest = the_guest(ask, "qemu")
+    if not guest.running:
+        raise failed(f"VM {guest.vmid} is not running")
+    if not agent_enabled(guest):
+        raise failed("No QEMU guest agent configured")
+    if not guest.agent_running:
+        raise failed("QEMU guest agent is not running")
+    return guest
+
+
+def _result(make: Callable[[Guest], Any]) -> Handler:
+    def handle(ask: Ask) -> dict[str, Any]:
+        return {"result": make(_with_agent(ask))}
+
+    return handle
+
+
+def _os_info(_guest: Guest) -> dict[str, str]:
+    return {
+        "id": "debian",
+        "kernel-release": _KERNEL,
+        "kernel-version": _VERSION,
+        "machine": "x86_64",
+        "name": "Debian GNU/Linux",
+        "pretty-name": "Debian GNU/Linux 13 (trixie)",
+        "version": "13 (trixie)",
+        "version-id": "13",
+    }
+
+
+def _interfaces(guest: Guest) -> list[dict[str, Any]]:
+    mac = str(guest.config.get("net0", "")).partition("=")[2].partition(",")[0].lower()
+    return [
+        _interface("lo", "00:00:00:00:00:00", ("127.0.0.1/8", "::1/128")),
+        _interface("eth0", mac, guest.addresses),
+    ]
+
+
+def _interface(name: str, mac: str, addresses: tuple[str, ...]) -> dict[str, Any]:
+    directions = [f"{way}-{what}" for way in ("rx", "tx")
+                  for what in ("bytes", "dropped", "errs", "packets")]  # fmt: skip
+    return {
+        "name": name,
+        "hardware-address": mac,
+        "ip-addresses": [_address(address) for address in addresses],
+        "statistics": dict.fromkeys(directions, 0),
+    }
+
+
+def _address(cidr: str) -> dict[str, Any]:
+    address, _, prefix = cidr.partition("/")
+    kind = "ipv6" if ":" in address else "ipv4"
+    return {"ip-address": address, "ip-address-type": kind, "prefix": int(prefix)}
+
+
+def _info(_guest: Guest) -> dict[str, Any]:
+    names = ("guest-ping", "guest-exec", "guest-exec-status", "guest-get-osinfo",
+             "guest-network-get-interfaces", "guest-file-open", "guest-shutdown")  # fmt: skip
+    commands = [{"enabled": True, "name": name, "success-response": True} for name in names]
+    return {"supported_commands": commands, "version": "9.2.0"}
+
+
+# Commands: a few programs, enough to see output, exit codes and time pass --------------------
+
+Output = tuple[int, str, str]
+
+
+def _exec(ask: Ask) -> dict[str, int]:
+    guest = _with_agent(ask)
+    argv = ask.args["command"]
+    outcome = _run(guest, argv, ask.args.get("input-data", ""))
+    if outcome is None:
+        # Seen on PVE 9.1: the agent's complaint holds a non-ASCII quote, which kills pvedaemon.
+        raise Refusal(596, "Broken pipe", body="none")
+    pid = 800 + len(guest.runs)
+    seconds = float(argv[1]) if argv[0] == "sleep" and len(argv) > 1 else 0.0
+    code, out, err = outcome
+    guest.runs[pid] = {
+        "ends": ask.world.clock.now() + seconds, "exitcode": code, "out": out, "err": err,
+    }  # fmt: skip
+    return {"pid": pid}
+
+
+def _run(guest: Guest, argv: list[str], stdin: str) -> Output | None:
+    program, *rest = argv
+    name = program.rpartition("/")[2]
+    if name in {"sh", "bash"} and rest[:1] == ["-c"] and len(rest) > 1:
+        return _shell(guest, rest[1], stdin)
+    simple: Mapping[str, Callable[[], Output]] = {
+        "true": lambda: (0, "", ""),
+        "false": lambda: (1, "", ""),
+        "sleep": lambda: (0, "", ""),
+        "hostname": lambda: (0, f"{guest.name}\n", ""),
+        "id": lambda: (0, "uid=0(root) gid=0(root) groups=0(root)\n", ""),
+        "echo": lambda: (0, " ".join(rest) + "\n", ""),
+        "printf": lambda: (0, " ".join(rest), ""),
+        "cat": lambda: _cat(guest, rest, stdin),
+        "uname": lambda: (0, f"Linux {guest.name} {_KERNEL} {_VERSION} x86_64 GNU/Linux\n", ""),
+    }
+    return simple[name]() if name in simple else None
+
+
+def _cat(guest: Guest, names: list[str], stdin: str) -> Output:
+    if not names:
+        return 0, stdin, ""
+    if names == ["/etc/hostname"]:
+        return 0, f"{guest.name}\n", ""
+    return 1, "", f"cat: {names[0]}: No such file or directory\n"
+
+
+def _shell(guest: Guest, script: str, stdin: str) -> Output:
+    """Run commands parted by `;`, and `exit N`: no more of a shell than tests need."""
+    out = err = ""
+    code = 0
+    for command in filter(None, (part.strip() for part in script.split(";"))):
+        try:
+            argv = shlex.split(command)
+        except ValueError:
+            return 2, out, err + "sh: 1: Syntax error: Unterminated quoted string\n"
+        if argv[0] == "exit":
+            return int(argv[1]) if len(argv) > 1 and argv[1].isdecimal() else code, out, err
+        to_stderr = argv[-1] in {">&2", "1>&2"}
+        outcome = _run(guest, argv[:-1] if to_stderr else argv, stdin)
+        code, text_, complaint = outcome or (127, "", f"sh: 1: {argv[0]}: not found\n")
+        out, err = (out, err + text_) if to_stderr else (out + text_, err)
+        err += complaint
+    return code, out, err
+
+
+def _exec_status(ask: Ask) -> dict[str, Any]:
+    guest, pid = _with_agent(ask), ask.args["pid"]
+    run = guest.runs.get(pid)
+    if run is None:
+        raise failed("Agent error: Invalid parameter 'pid'")
+    if run["ends"] > ask.world.clock.now():
+        return {"exited": 0}
+    status: dict[str, Any] = {"exited": 1, "exitcode": run["exitcode"]}
+    for key in ("out", "err"):
+        if run[key]:
+            # The agent's bytes arrive as Latin-1 characters.
+            status[f"{key}-data"] = run[key].encode().decode("latin-1")
+    return status
+
+
+def _facts(name: str, about: str, make: Callable[[Guest], Any]) -> Endpoint:
+    return endpoint(
+        "GET", f"{_AGENT}/{name}", _result(make), about=about, permissions=_LOOK,
+        protected=True, returns="object",
+    )  # fmt: skip
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    endpoint("GET", _AGENT, listing(*_INDEX, key="name"), about="What there is.",
+             returns=index("name")),
+    endpoint("POST", f"{_AGENT}/ping", _result(lambda _guest: {}), about="Whether it answers.",
+             permissions=_LOOK, protected=True, returns="object"),
+    endpoint("POST", f"{_AGENT}/exec", _exec, about="Start a program in the guest.",
+             permissions=_RUN, protected=True, returns="object",
+             parameters=(
+                 Parameter("command", "array", description="Program and its arguments.",
+                           items={"type": "string"}),
+                 text("input-data", "Standard input.", max_length=65536))),
+    endpoint("GET", f"{_AGENT}/exec-status", _exec_status, about="State of a started program.",
+             permissions=_RUN, protected=True, returns="object",
+             parameters=(whole("pid", "What exec returned.", optional=False),)),
+    _facts("network-get-interfaces", "Interfaces and addresses of the guest.", _interfaces),
+    _facts("get-osinfo", "System of the guest.", _os_info),
+    _facts("get-host-name", "Host name of the guest.", lambda guest: {"host-name": guest.name}),
+    _facts("info", "What the agent can do.", _info),
+    _facts("get-timezone", "Time zone of the guest.", lambda _guest: {"offset": 0, "zone": "UTC"}),
+    _facts("get-users", "Who is logged in.", lambda _guest: []),
+    _facts("get-fsinfo", "File systems of the guest.", lambda _guest: []),
+)  # fmt: skip
