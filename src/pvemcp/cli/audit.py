@@ -22,6 +22,7 @@ from pvemcp.store import Store
 @click.option(
     "--limit",
     type=click.IntRange(1, 1_000_000),
+    metavar="COUNT",
     default=100,
     show_default=True,
     help="At most that many, the newest.",

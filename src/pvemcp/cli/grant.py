@@ -73,6 +73,7 @@ def create(
     until = "until it is revoked" if made.expires is None else f"until {words.moment(made.expires)}"
     works_with = made.token_id or settings.pve_token_id or "none is configured yet"
     click.echo(f"Grant {name}: ceiling {made.ceiling}, {until}. PVE token: {works_with}.")
+    click.echo(f"Kept in {store.path}, which the service must use too.")
     click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
     click.echo(f"  {claude_code_command(service_url(settings), secret)}\n")
     click.echo("For other clients: pvemcp connect --help")

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from pvemcp.call import Effect
 from pvemcp.cli import words
 
 CEILING = click.Choice([str(effect) for effect in Effect])
-WORLD = click.Choice(["homelab", "cluster", "large"])
+
+
+_world = click.option(
+    "--world",
+    type=click.Choice(["homelab", "cluster", "large"]),
+    default="homelab",
+    show_default=True,
+    help="1 node and 12 guests; 5 nodes (one down) and 200; 32 nodes and 10,000.",
+)
+
+
+def _port(default: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        default=default,
+        show_default=True,
+        help="Port on 127.0.0.1; 0 takes any free one.",
+    )
 
 
 @click.command(short_help="Serve MCP clients over HTTP.")
@@ -46,8 +67,8 @@ def stdio(context: click.Context, ceiling: str) -> int:
 
 
 @click.command(short_help="Try everything on a simulated Proxmox VE.")
-@click.option("--world", type=WORLD, default="homelab", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@_world
+@_port(8080)
 def demo(world: str, port: int) -> int:
     """Try everything on a simulated Proxmox VE: nothing real is touched, no settings are read."""
     from pvemcp import app  # noqa: PLC0415 - slow to import
@@ -56,8 +77,8 @@ def demo(world: str, port: int) -> int:
 
 
 @click.command(short_help="Run only the simulated Proxmox VE API.")
-@click.option("--world", type=WORLD, default="homelab", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8006, show_default=True)
+@_world
+@_port(8006)
 def simulate(world: str, port: int) -> int:
     """Run only the simulated Proxmox VE API (HTTPS on loopback), for tests of other programs.
 

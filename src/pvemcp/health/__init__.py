@@ -1,0 +1,26 @@
+"""The checks of `pvemcp doctor`: what is wrong, and how to repair it."""
+
+from __future__ import annotations
+
+from pvemcp.health.check import Check
+from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
+from pvemcp.health.pve import check_pve
+from pvemcp.settings import Settings
+
+__all__ = ["Check", "checks"]
+
+
+async def checks(settings: Settings) -> list[Check]:
+    """Look at everything that the service depends on, and change nothing.
+
+    The state folder and its database are made when they are missing. Takes at most about 20 s,
+    when PVE does not answer.
+    """
+    state, grants = check_state(settings)
+    return [
+        *check_settings(settings),
+        *state,
+        *check_certificate(settings),
+        *await check_listen(settings, grants),
+        *await check_pve(settings),
+    ]

@@ -1,0 +1,249 @@
+"""The doctor: each thing that can be wrong is found, and its repair is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pvemcp.access.grants import Grants
+from pvemcp.call import Effect
+from pvemcp.health import Check, checks
+from pvemcp.health.local import check_certificate, check_state
+from pvemcp.health.pve import judge_rights
+from pvemcp.settings import Settings
+from pvemcp.sim.http import Running, serve
+from pvemcp.sim.tls import make_certificates
+from pvemcp.sim.world import World, make_world
+from pvemcp.store import Store
+
+
+def named(found: list[Check], name: str) -> list[Check]:
+    return [check for check in found if check.name == name]
+
+
+def one(found: list[Check], name: str) -> Check:
+    [check] = named(found, name)
+    return check
+
+
+@asynccontextmanager
+async def installed(tmp_path: Path) -> AsyncIterator[tuple[World, Running, Settings]]:
+    """A simulated PVE over TLS with a least-privilege token, and settings that fit it."""
+    world = make_world("homelab")
+    token_id, secret = world.token(
+        "mcp@pve", "doctor", privsep=True, roles={"/": "PVEAuditor", "/access": "NoAccess"}
+    )
+    with Store(tmp_path / "state") as store:
+        Grants(store).create("laptop", Effect.READ)
+    async with serve(world, tls=True) as running:
+        yield (
+            world,
+            running,
+            Settings(
+                pve_url=running.url,
+                pve_token_id=token_id,
+                pve_token_secret=secret,
+                pve_ca_file=running.ca_file,
+                state_dir=tmp_path / "state",
+                listen="127.0.0.1:0",
+            ),
+        )
+
+
+async def test_a_sound_installation_has_nothing_to_repair(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (_, _, settings):
+        found = await checks(settings)
+    assert [check for check in found if not check.ok or check.repair] == []
+    assert {check.name for check in found} >= {
+        *("settings", "state folder", "database", "grants", "listen"),
+        *("PVE connection", "PVE certificate", "clocks", "PVE token"),
+        *("rights to see", "rights on /access"),
+    }
+    assert "mcp@pve!doctor on Proxmox VE 9" in one(found, "PVE token").message
+
+
+async def test_the_pinned_fingerprint_stands_in_for_the_authority(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (_, running, settings):
+        pinned = replace(settings, pve_ca_file=None, pve_fingerprint=running.fingerprint)
+        assert all(check.ok for check in await checks(pinned))
+        wrong = replace(pinned, pve_fingerprint=":".join(["AB"] * 32))
+        check = one(await checks(wrong), "PVE certificate")
+        assert not check.ok
+        assert f"PVEMCP_PVE_FINGERPRINT={running.fingerprint}" in check.repair
+
+
+async def test_an_unknown_authority_shows_the_fingerprint_and_sends_no_token(
+    tmp_path: Path,
+) -> None:
+    async with installed(tmp_path) as (_, running, settings):
+        found = await checks(replace(settings, pve_ca_file=None))
+    check = one(found, "PVE certificate")
+    assert not check.ok
+    assert running.fingerprint in check.message
+    assert named(found, "PVE token") == []
+
+
+async def test_a_wrong_token_and_a_missing_one_are_found(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (_, _, settings):
+        wrong = replace(settings, pve_token_secret="00000000-0000-0000-0000-000000000000")
+        check = one(await checks(wrong), "PVE token")
+        assert not check.ok
+        assert check.repair
+        without = replace(settings, pve_token_id="", pve_token_secret="")
+        assert "API Tokens" in one(await checks(without), "settings").repair
+
+
+async def test_a_token_of_root_is_a_warning(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (world, _, settings):
+        token_id, secret = world.token()
+        rooted = replace(settings, pve_token_id=token_id, pve_token_secret=secret)
+        found = await checks(rooted)
+    assert all(check.ok for check in found)
+    assert "root@pam" in one(found, "token owner").message
+    assert "NoAccess" in one(found, "rights on /access").repair
+
+
+async def test_clocks_that_differ_are_a_warning(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (world, _, settings):
+        world.clock.advance(-300)
+        check = one(await checks(settings), "clocks")
+    assert "behind" in check.message
+    assert "chrony" in check.repair
+
+
+async def test_nobody_answers_at_the_port(tmp_path: Path) -> None:
+    async with installed(tmp_path) as (_, _, settings):
+        pass
+    check = one(await checks(settings), "PVE connection")
+    assert not check.ok
+    assert "pveproxy" in check.repair
+
+
+async def test_a_port_without_tls_says_that_the_port_is_wrong(tmp_path: Path) -> None:
+    async with serve(make_world("homelab"), tls=False) as running:
+        url = running.url.replace("http:", "https:")
+        found = await checks(Settings(pve_url=url, state_dir=tmp_path, listen="127.0.0.1:0"))
+    assert "8006" in one(found, "PVE connection").repair
+
+
+def test_rights_that_are_too_few_or_lead_to_more_are_named() -> None:
+    sees = {"Sys.Audit": 1, "VM.Audit": 1, "Datastore.Audit": 1}
+    nothing, _ = judge_rights({}, "mcp@pve!x")
+    assert not nothing.ok
+    part, _ = judge_rights({"/": {"VM.Audit": 0}}, "mcp@pve!x")
+    assert "VM.Audit" in part.message
+    above, access = judge_rights({"/": sees, "/access": sees}, "mcp@pve!x")
+    assert not above.repair
+    assert not access.repair
+    deeper = {"/": sees, "/access/groups": {"User.Modify": 1}}
+    assert "User.Modify on /access/groups" in judge_rights(deeper, "mcp@pve!x")[1].message
+
+
+def test_a_damaged_database_is_found(tmp_path: Path) -> None:
+    (tmp_path / "pvemcp.db").write_bytes(b"x" * 5000)
+    found, grants = check_state(Settings(state_dir=tmp_path))
+    assert grants == []
+    assert "move the file away" in one(found, "database").repair
+
+
+def test_an_open_state_folder_and_grants_that_end_are_warnings(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with Store(tmp_path) as store:
+        Grants(store).create("week", Effect.READ, expires=7 * 86400)
+        Grants(store, clock=lambda: 1000.0).create("gone", Effect.READ, expires=1)
+    found, _ = check_state(Settings(state_dir=tmp_path))
+    assert "chmod 0700" in one(found, "state folder").repair
+    messages = [check.message for check in named(found, "grants")]
+    assert messages == ["1 valid", "expired: gone", "expire within 14 days: week"]
+
+
+async def test_nobody_who_may_log_in_is_a_warning_on_loopback_and_bad_beyond(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(state_dir=tmp_path, listen="127.0.0.1:0", pve_url="http://127.0.0.1:1")
+    assert "grant create" in one(await checks(settings), "grants").repair
+    beyond = replace(settings, listen="0.0.0.0:0")
+    assert not one(await checks(beyond), "listen").ok
+
+
+async def test_the_listening_address_is_ours_or_somebody_elses(tmp_path: Path) -> None:
+    async def pvemcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 401 x\r\nWWW-Authenticate: Bearer realm="pvemcp"\r\n\r\n')
+        writer.close()
+
+    server = await asyncio.start_server(pvemcp, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = Settings(
+            state_dir=tmp_path, listen=f"127.0.0.1:{port}", pve_url="http://127.0.0.1:1"
+        )
+        assert "answered by pvemcp" in one(await checks(settings), "listen").message
+    async with serve(make_world("homelab"), tls=False) as running:
+        taken = replace(settings, listen=running.url.removeprefix("http://"))
+        check = one(await checks(taken), "listen")
+    assert not check.ok
+    assert "ss -ltnp" in check.repair
+
+
+def certificate(folder: Path, *, days: int) -> Settings:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pve1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=100))
+        .not_valid_after(now + timedelta(days=days, minutes=1))
+        .sign(key, hashes.SHA256())
+    )
+    cert, private = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x")
+            if days == 0
+            else serialization.NoEncryption(),
+        )
+    )
+    return Settings(tls_cert=cert, tls_key=private)
+
+
+@pytest.mark.parametrize(
+    ("days", "ok", "said"),
+    [
+        (90, True, "valid until"),
+        (5, True, "in 5 days"),
+        (-1, False, "expired on"),
+        (0, False, "password"),
+    ],
+)
+def test_the_own_certificate_is_judged_by_its_last_day(
+    tmp_path: Path, days: int, ok: bool, said: str
+) -> None:
+    [check] = check_certificate(certificate(tmp_path, days=days))
+    assert check.ok == ok
+    assert said in check.message
+    assert bool(check.repair) == (days != 90)
+
+
+def test_a_key_that_does_not_fit_the_certificate_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    fitting = certificate(tmp_path, days=90)
+    other = make_certificates(tmp_path / "other", names=["pve1"])
+    [check] = check_certificate(replace(fitting, tls_key=other.key_file))
+    assert not check.ok
