@@ -7,9 +7,11 @@ The official Inspector lists and calls tools in both protocol eras. With --claud
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from pvemcp.connect import PLACEHOLDER, snippet
 from tests.conformance import npm
 from tests.conformance.product import Running, running, say
 
@@ -48,16 +50,27 @@ def inspect(service: Running) -> list[str]:
 
 
 def connect_claude_code(service: Running, program: Path) -> list[str]:
-    """Add the product to Claude Code as its users do; return its complaints."""
-    header = f"Authorization: Bearer {service.token}"
-    add = ("mcp", "add", "--transport", "http", "pvemcp", service.url, "--header", header)
-    outputs = []
-    for arguments in (add, ("mcp", "list")):
-        done = npm.execute(str(program), *arguments, home=service.home, environment=_QUIET)
-        outputs.append(done.stdout + done.stderr)
-    connected = "Connected" in outputs[-1]
-    say("Claude Code: mcp add, mcp list", passed=connected)
-    return [] if connected else ["\n".join(outputs)]
+    """Connect Claude Code as `pvemcp connect` says, without and with --helper."""
+    complaints = []
+    for helper in (False, True):
+        home = service.home / f"claude-code-{'helper' if helper else 'header'}"
+        home.mkdir()
+        connect = snippet("claude-code", url=service.url, helper=helper).text
+        commands = connect.replace(PLACEHOLDER, service.token)
+        path = f"{program.parent}:{os.environ['PATH']}"
+        done = npm.execute(
+            "sh",
+            "-ec",
+            f"{commands}\nclaude mcp list",
+            home=home,
+            environment={**_QUIET, "PATH": path},
+            typed=f"{service.token}\n",
+        )
+        connected = done.returncode == 0 and "Connected" in done.stdout
+        say(f"Claude Code: connect{' --helper' if helper else ''}, mcp list", passed=connected)
+        if not connected:
+            complaints.append(done.stdout + done.stderr)
+    return complaints
 
 
 def main() -> None:

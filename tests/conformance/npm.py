@@ -57,14 +57,14 @@ def run(script: Path, *arguments: str, home: Path) -> subprocess.CompletedProces
 
 
 def execute(
-    *command: str, home: Path, environment: dict[str, str] | None = None
+    *command: str, home: Path, environment: dict[str, str] | None = None, typed: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, with `home` for its home directory; capture its output."""
+    """Run a program to its end with `home` for its home directory and `typed` as its input."""
     return subprocess.run(
         command,
         env={**os.environ, "HOME": str(home), "NO_COLOR": "1", **(environment or {})},
         cwd=home,
-        stdin=subprocess.DEVNULL,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=120,

@@ -33,7 +33,7 @@ class Running:
 def running(*options: str) -> Iterator[Running]:
     """Serve the product with the options of `tests.conformance.serve` while the context is open.
 
-    Exits with what the service said when it does not start.
+    Exits with what the service said when it does not start, and when it met an exception.
     """
     with tempfile.TemporaryDirectory(prefix="pvemcp-conformance-") as folder:
         home, state = Path(folder), Path(folder, "state")
@@ -53,6 +53,8 @@ def running(*options: str) -> Iterator[Running]:
             yield Running(**json.loads(line), home=home)
         finally:
             _stop(process)
+        if "Traceback" in (said := (home / "stderr").read_text()):
+            sys.exit(f"the service met an exception:\n{said[said.index('Traceback') :][:3000]}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
