@@ -1,0 +1,68 @@
+"""`python -m bench [PART ...]`: print the bar line by line. Takes about a minute and a half."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import calls, crowd, lists, process_costs
+from bench.processes import FakePve, fake_pve, product, yardstick
+from bench.report import Report
+
+PARTS = ("calls", "crowd", "lists", "tools", "start", "memory")
+
+
+async def _measure(parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]) -> int:
+    report = Report()
+    report.head()
+    if "start" in parts:
+        await process_costs.start(report, folder, pves[0])
+    if {"calls", "crowd", "lists", "tools"} & set(parts):
+        await _at_work(report, parts, folder, pves)
+    if "memory" in parts:
+        await process_costs.memory(report, folder, pves)
+    report.end()
+    return report.missed
+
+
+async def _at_work(
+    report: Report, parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]
+) -> None:
+    async with product(folder, pves[0]) as ours, yardstick(folder, pves[1]) as bare:
+        if "tools" in parts:
+            await process_costs.tool_list(report, ours)
+        if "calls" in parts:
+            await calls.run(report, ours, bare, pves)
+        if "crowd" in parts:
+            report.title("Many clients, PVE answers in 20 ms, at most 8 requests to PVE at once")
+            rate = await crowd.thirty_two(report, bare, pves[1], judge=False)
+            report.info("the yardstick: calls answered", rate, "/s")
+            await crowd.thirty_two(report, ours, pves[0])
+            report.title("One node hangs for 2 s")
+            for stuck in (1, 12):
+                await crowd.hanging(report, ours, pves[0], stuck)
+        if "lists" in parts:
+            await lists.run(report, ours, bare, pves)
+
+
+def main() -> int:
+    """Run the parts asked for; all of them by default. The exit code is 0 even on a miss."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    chosen = parser.parse_args().parts
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
+    with (
+        tempfile.TemporaryDirectory(prefix="pvemcp-bench-") as folder,
+        fake_pve() as first,
+        fake_pve() as second,
+    ):
+        asyncio.run(_measure(chosen or list(PARTS), Path(folder), (first, second)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
