@@ -50,7 +50,14 @@ _SHAPES = tuple(
         (rf"(?i)({_INLINE}=)(?:{_QUOTED}|{_BARE})", rf"\1{MASK}"),
         (rf"(?i)([\"'][a-z0-9_-]{{0,30}}(?:{_WORDS})[\"']\s?:\s?)(?:{_QUOTED})", rf"\1{MASK}"),
         (r"(?i)(--?(?:password|passwd|passphrase|secret|token)\s+)[^\s-]\S*", rf"\1{MASK}"),
-        (r"(?i)\b([a-z]{0,20}(?:password|passwd|passphrase|secret):\s?)[^\s\"']+", rf"\1{MASK}"),
+        # As in YAML; but "password: is required" is a sentence, not a secret.
+        (
+            (
+                r"(?im)\b([a-z]{0,20}(?:password|passwd|passphrase|secret):"
+                r"(?:(?=\S)|[ \t](?=\S+[ \t]*$)))[^\s\"']+"
+            ),
+            rf"\1{MASK}",
+        ),
     )
 )
 

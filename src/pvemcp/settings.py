@@ -279,6 +279,12 @@ def _refuse_contradictions(given: Settings) -> None:
     if bool(given.tls_cert) != bool(given.tls_key):
         lacking, present = ("tls_key", "tls_cert") if given.tls_cert else ("tls_cert", "tls_key")
         raise wrong(lacking, f"is missing while {present} is set.", "Set both, or neither.")
+    if given.pve_ca_file and given.pve_fingerprint:
+        raise wrong(
+            "pve_fingerprint",
+            "is set together with pve_ca_file.",
+            "Keep one of them: the fingerprint trusts one certificate, the file its authority.",
+        )
     if given.pve_url.startswith("http:") and (given.pve_ca_file or given.pve_fingerprint):
         raise wrong(
             "pve_url",

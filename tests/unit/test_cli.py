@@ -141,7 +141,7 @@ def recorded(state: Path) -> None:
         call = Call(who, "guest_power", {"guest": 100, "evil": "\x1b[2J"}, effect=Effect.CHANGE)
         step = Step("POST", "/nodes/pve1/x", Effect.CHANGE, Verdict.ALLOW, 200, 1.0, upid="UPID:1")
         call.steps += [Step("GET", "/cluster", Effect.READ, Verdict.ALLOW, 200, 1.0), step]
-        call.close("task_failed", "no space \x1b[31m left")
+        call.close("task_failed", "no space \x1b[31m left\non the disk")
         audit.record(call)
 
 
@@ -151,6 +151,7 @@ def test_the_audit_is_shown_for_a_person_and_as_json(pvemcp: Commands) -> None:
     assert "laptop@192.0.2.1  guest_power  task_failed" in shown
     assert "POST /nodes/pve1/x change 200 UPID:1" in shown
     assert "GET /cluster" not in shown
+    assert "\n    on the disk\n" in shown
     assert "\x1b" not in shown
     lines = [json.loads(line) for line in pvemcp("audit", "--json").stdout.splitlines()]
     assert [line["tool"] for line in lines] == ["guest_get", "guest_power"]

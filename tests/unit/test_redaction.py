@@ -66,6 +66,8 @@ def test_names_that_only_look_similar_are_kept(name: str) -> None:
         ("PASSWORD='gei1 Ahgh'", "Ahgh"),
         ("export DB_PASSWORD=gei1Ahgh; run", "gei1Ahgh"),
         ("dbpassword: gei1Ahgh", "gei1Ahgh"),
+        ("user: x\npassword:gei1Ahgh\nchpasswd: y", "gei1Ahgh"),
+        ("password: gei1Ahgh\nuser: x", "gei1Ahgh"),
         ('{"password": "gei1Ahgh"}', "gei1Ahgh"),
         ("{'api_key':'gei1Ahgh'}", "gei1Ahgh"),
         ("mysql --password gei1Ahgh -e x", "gei1Ahgh"),
@@ -91,6 +93,7 @@ def test_a_secret_is_recognised_by_its_shape_inside_any_text(text: str, hidden: 
         "Permission check failed (/vms/102, VM.PowerMgmt)",
         "/nodes/pve1/qemu/100/config",
         "a description: with words",
+        "guest_get: wrong arguments\n- password: unknown argument\n- token: is required",
     ],
 )
 def test_ordinary_pve_values_are_kept_as_they_are(text: str) -> None:

@@ -96,6 +96,7 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path: Path) ->
         ({"PVEMCP_PVE_URL": "https://pve1:8006/api2/json"}, "https://pve1:8006."),
         ({"PVEMCP_PVE_URL": "http://pve1:8006"}, "https://pve1:8006"),
         ({"PVEMCP_PVE_URL": "http://127.0.0.1:1", "PVEMCP_PVE_FINGERPRINT": FINGERPRINT}, "http"),
+        ({"PVEMCP_PVE_FINGERPRINT": FINGERPRINT, "PVEMCP_PVE_CA_FILE": "/x"}, "Keep one"),
         ({"PVEMCP_PVE_FINGERPRINT": "AB:CD"}, "pve_fingerprint"),
         ({"PVEMCP_PVE_TOKEN_ID": "mcp@pve!laptop"}, "pve_token_secret"),
         ({"PVEMCP_PVE_TOKEN_ID": "root@pam", "PVEMCP_PVE_TOKEN_SECRET": "x"}, "USER@REALM!NAME"),

@@ -54,8 +54,7 @@ def _text(entry: Entry) -> str:
     head = (words.moment(entry.time), who, entry.tool, entry.outcome, f"{entry.ms:.0f} ms", shown)
     lines = ["  ".join(head)]
     lines += [_step(step) for step in entry.steps if step.get("effect") != "read"]
-    if entry.error:
-        lines.append(f"    {entry.error}")
+    lines += [f"    {line}" for line in entry.error.splitlines()]
     return "\n".join(words.printable(line) for line in lines)
 
 
