@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from pvemcp.sim import (
     access,
+    accounts,
     agent,
     clone,
     cluster,
     edits,
+    ha,
+    host,
+    login,
     lxc,
     nodes,
+    pools,
     power,
     qemu,
+    rrd,
     snapshots,
+    storage,
     tasklist,
 )
 from pvemcp.sim.declare import Endpoint
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *nodes.ENDPOINTS,
+    *host.ENDPOINTS,
     *cluster.ENDPOINTS,
+    *ha.ENDPOINTS,
     *tasklist.ENDPOINTS,
     *qemu.ENDPOINTS,
     *lxc.ENDPOINTS,
@@ -28,5 +37,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *snapshots.ENDPOINTS,
     *clone.ENDPOINTS,
     *agent.ENDPOINTS,
+    *rrd.ENDPOINTS,
+    *storage.ENDPOINTS,
+    *pools.ENDPOINTS,
+    *login.ENDPOINTS,
+    *accounts.ENDPOINTS,
     *access.ENDPOINTS,
 )

@@ -45,26 +45,30 @@ def _clone(type_: GuestType) -> Handler:
 
 
 def _refuse_clone(ask: Ask, source: Guest, *, full: bool) -> None:
-    world, args = ask.world, ask.args
-    if pool := args.get("pool"):
-        if pool not in world.pools:
-            raise failed(f"pool '{pool}' does not exist")
-    if storage := args.get("storage"):
-        need_storage(world, storage)
-        if not full:
-            raise failed("parameter 'storage' not allowed for linked clones")
-    if target := args.get("target"):
-        _need_node(world, target)
-        if target != source.node and local_volumes(world, source):
-            raise failed(f"can't clone {source.word} to node '{target}' (VM uses local storage)")
+    _check_destination(ask, source, full=full)
     refuse_locked(source)
-    if args["newid"] in world.guests:
-        raise failed(f"unable to create VM {args['newid']}: config file already exists")
+    newid = ask.args["newid"]
+    if newid in ask.world.guests:
+        raise failed(f"unable to create {source.word} {newid}: config file already exists")
     if not full and not source.template:
         drive = next(iter(disks(source.config)), "scsi0")
         raise failed(f"Linked clone feature is not supported for drive '{drive}'")
-    if source.type == "lxc" and source.running and not args.get("snapname"):
+    if source.type == "lxc" and source.running and "snapname" not in ask.args:
         raise failed("Cannot do full clones on a running container without snapshots")
+
+
+def _check_destination(ask: Ask, source: Guest, *, full: bool) -> None:
+    world, args = ask.world, ask.args
+    if "pool" in args and args["pool"] not in world.pools:
+        raise failed(f"pool '{args['pool']}' does not exist")
+    if "storage" in args:
+        need_storage(world, args["storage"])
+        if not full:
+            raise failed("parameter 'storage' not allowed for linked clones")
+    target = args.get("target", source.node)
+    _need_node(world, target)
+    if target != source.node and local_volumes(world, source):
+        raise failed(f"can't clone {source.word} to node '{target}' (VM uses local storage)")
 
 
 def _origin(source: Guest, snapname: str) -> dict[str, Any]:
@@ -128,30 +132,33 @@ def _cloning(ask: Ask, source: Guest, clone: Guest, *, full: bool) -> Work:
 def _template(type_: GuestType) -> Handler:
     def handle(ask: Ask) -> str:
         guest = the_guest(ask, type_)
-        what = "VM" if type_ == "qemu" else "CT"
-        if guest.snapshots:
-            raise failed(f"unable to create template, because {what} contains snapshots")
-        if guest.template:
-            raise failed("you can't convert a template to a template")
-        if guest.running:
-            raise failed(f"you can't convert a {what} to template if the {what} is running")
+        _refuse_template(guest)
 
         def check() -> None:
             if guest.lock:
                 raise TaskFailure(lock_text(guest))
 
-        def apply() -> None:
-            guest.config["template"] = 1
-            for key, value in disks(guest.config).items():
-                base = value.replace(f"vm-{guest.vmid}-disk", f"base-{guest.vmid}-disk")
-                guest.config[key] = base.replace("subvol-", "basevol-")
-
         kind = "qmtemplate" if type_ == "qemu" else "vztemplate"
-        return ask.world.tasks.start(
-            ask.node, kind, id=str(guest.vmid), user=ask.who.id, work=Work(apply, check)
-        )
+        work = Work(lambda: _convert(guest), check)
+        return ask.world.tasks.start(ask.node, kind, id=str(guest.vmid), user=ask.who.id, work=work)
 
     return handle
+
+
+def _refuse_template(guest: Guest) -> None:
+    what = guest.word
+    if guest.snapshots:
+        raise failed(f"unable to create template, because {what} contains snapshots")
+    if guest.template:
+        raise failed("you can't convert a template to a template")
+    if guest.running:
+        raise failed(f"you can't convert a {what} to template if the {what} is running")
+
+
+def _convert(guest: Guest) -> None:
+    guest.config["template"] = 1
+    for key, value in disks(guest.config).items():
+        guest.config[key] = value.replace(f"vm-{guest.vmid}-disk", f"base-{guest.vmid}-disk")
 
 
 def _need_node(world: World, node: str) -> None:

@@ -78,7 +78,7 @@ def _nodes(ask: Ask) -> Iterator[dict[str, Any]]:
 def _storages(ask: Ask) -> Iterator[dict[str, Any]]:
     for storage in ask.world.storages.values():
         if ask.may(f"/storage/{storage.storage}", "Datastore.Audit", "Datastore.AllocateSpace"):
-            yield from _storage_rows(ask.world, storage)
+            yield from storage_rows(ask.world, storage)
 
 
 def _zones(ask: Ask) -> Iterator[dict[str, Any]]:
@@ -109,7 +109,8 @@ def _pool_row(world: World, pool: Pool) -> dict[str, Any]:
     return row
 
 
-def _storage_rows(world: World, storage: Storage) -> Iterator[dict[str, Any]]:
+def storage_rows(world: World, storage: Storage) -> Iterator[dict[str, Any]]:
+    """Return a storage as /cluster/resources lists it: once for each node."""
     for node in world.nodes:
         if not storage_on(storage, node) or storage.disabled:
             continue

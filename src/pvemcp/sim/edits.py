@@ -184,10 +184,10 @@ def _initial(world: World, type_: GuestType, vmid: int, args: Any) -> dict[str, 
 def _creation(ask: Ask, guest: Guest, archive: str) -> Work:
     world, vmid = ask.world, guest.vmid
     source = archive or ask.args.get("ostemplate", "")
+    verb = "restore" if archive else "create"
 
     def check() -> None:
         if source and not _volume_exists(world, source):
-            verb = "restore" if archive else "create"
             raise TaskFailure(
                 f"unable to {verb} {guest.word} {vmid} - volume '{source}' does not exist"
             )
@@ -201,18 +201,22 @@ def _creation(ask: Ask, guest: Guest, archive: str) -> Work:
         if world.guests.get(vmid) is guest:
             del world.guests[vmid]
 
-    def apply() -> None:
-        guest.config.pop("lock", None)
-        world.guests[vmid] = guest
-        if pool := ask.args.get("pool"):
-            world.join_pool(pool, vmid)
-        if ask.args.get("ha-managed"):
-            world.ha[sid(guest)] = HaResource(sid(guest))
-        if ask.args.get("start"):
-            start_guest(world, guest)
-
     lines = convert_lines(8 * GIB) if archive else ()
-    return Work(apply, check, begin, undo, lines, seconds=20 if archive else 4)
+    seconds = 20.0 if archive else 4.0
+    return Work(lambda: _arrive(ask, guest), check, begin, undo, lines, seconds)
+
+
+def _arrive(ask: Ask, guest: Guest) -> None:
+    """Let a created guest be there, and do what was asked for with it."""
+    world = ask.world
+    guest.config.pop("lock", None)
+    world.guests[guest.vmid] = guest
+    if pool := ask.args.get("pool"):
+        world.join_pool(pool, guest.vmid)
+    if ask.args.get("ha-managed"):
+        world.ha[sid(guest)] = HaResource(sid(guest))
+    if ask.args.get("start"):
+        start_guest(world, guest)
 
 
 def _volume_exists(world: World, name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from pvemcp.sim.configs import show_config, show_pending
 from pvemcp.sim.declare import Ask, Endpoint, endpoint, flag, index, listing, perm, text
 from pvemcp.sim.guests import current, list_row, the_guest
+from pvemcp.sim.refusal import failed
 
 GUEST = "/nodes/{node}/lxc/{vmid}"
 AUDIT = perm("/vms/{vmid}", "VM.Audit")
@@ -41,6 +42,30 @@ def _config(ask: Ask) -> dict[str, Any]:
 
 def _pending(ask: Ask) -> list[dict[str, Any]]:
     return show_pending(the_guest(ask, "lxc"))
+
+
+def _interfaces(ask: Ask) -> list[dict[str, Any]]:
+    guest = the_guest(ask, "lxc")
+    if not guest.running:
+        raise failed(f"CT {guest.vmid} not running")
+    net = str(guest.config.get("net0", ""))
+    fields = dict(part.split("=", 1) for part in net.split(",") if "=" in part)
+    return [
+        _interface("lo", "00:00:00:00:00:00", ()),
+        _interface("eth0", fields.get("hwaddr", "").lower(), guest.addresses),
+    ]
+
+
+def _interface(name: str, mac: str, addresses: tuple[str, ...]) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    for cidr in addresses:
+        address, _, prefix = cidr.partition("/")
+        kind = "inet6" if ":" in address else "inet"
+        found.append({"ip-address": address, "ip-address-type": kind, "prefix": int(prefix)})
+    row: dict[str, Any] = {"name": name, "hwaddr": mac, "hardware-address": mac}
+    for entry in found:
+        row[entry["ip-address-type"]] = f"{entry['ip-address']}/{entry['prefix']}"
+    return {**row, "ip-addresses": found}
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -94,5 +119,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         about="Present and pending values of a container.",
         permissions=AUDIT,
         returns=index("key", "value", "pending", "delete"),
+    ),
+    endpoint(
+        "GET",
+        f"{GUEST}/interfaces",
+        _interfaces,
+        about="Interfaces and addresses of a running container.",
+        permissions=AUDIT,
+        protected=True,
+        returns=index("name"),
     ),
 )

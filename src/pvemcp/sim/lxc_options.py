@@ -47,7 +47,8 @@ _DEVICE: Mapping[str, Any] = {
     "path": {**_WORD, "default_key": 1},
     "mode": _WORD,
     "deny-write": _BIT,
-    **dict.fromkeys(("gid", "uid"), {"type": "integer", "optional": 1, "minimum": 0}),
+    "gid": {"type": "integer", "optional": 1, "minimum": 0},
+    "uid": {"type": "integer", "optional": 1, "minimum": 0},
 }
 
 OPTIONS: tuple[Parameter, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,7 +81,7 @@ class Tasks:
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._pid = 1200
 
-    def __iter__(self) -> Iterable[Task]:
+    def __iter__(self) -> Iterator[Task]:
         return iter(self._all.values())
 
     def __len__(self) -> int:

@@ -49,14 +49,20 @@ def validated(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
             args[name] = converted(parameter, value)
         except _Bad as bad:
             errors[name] = str(bad)
+    errors |= _missing(declared, given)
+    if errors:
+        raise rejected(errors)
+    return args
+
+
+def _missing(declared: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, str]:
+    errors: dict[str, str] = {}
     for name, parameter in declared.items():
         if not parameter.optional and name not in given:
             errors[name] = MISSING
         if parameter.requires and name in given and parameter.requires not in given:
             errors[parameter.requires] = f"missing property - '{name}' requires this property"
-    if errors:
-        raise rejected(errors)
-    return args
+    return errors
 
 
 def find(declared: Mapping[str, Parameter], name: str) -> Parameter | None:

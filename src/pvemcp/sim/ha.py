@@ -1,0 +1,244 @@
+"""High availability, backup jobs, the cluster log, firewall rules."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from pvemcp.sim.declare import (
+    PATH_PARAMETERS,
+    Ask,
+    Endpoint,
+    Handler,
+    choice,
+    endpoint,
+    index,
+    listing,
+    perm,
+    text,
+    whole,
+)  # fmt: skip
+from pvemcp.sim.guests import the_guest
+from pvemcp.sim.permissions import Identity
+from pvemcp.sim.refusal import failed, rejected
+from pvemcp.sim.world import GuestType, HaResource, World
+
+_AUDIT = perm("/", "Sys.Audit")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha1(repr(value).encode(), usedforsecurity=False).hexdigest()
+
+
+# Resources -----------------------------------------------------------------------------------
+
+
+def _resource_row(world: World, resource: HaResource) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "sid": resource.sid,
+        "type": resource.sid.partition(":")[0],
+        "state": resource.state,
+        "digest": _digest(sorted(world.ha)),
+    }
+    if resource.comment:
+        row["comment"] = resource.comment
+    for key in ("max_restart", "max_relocate"):
+        if getattr(resource, key) != 1:
+            row[key] = getattr(resource, key)
+    return row
+
+
+def _resources(ask: Ask) -> list[dict[str, Any]]:
+    rows = [_resource_row(ask.world, resource) for resource in ask.world.ha.values()]
+    return [row for row in rows if ask.args.get("type", row["type"]) == row["type"]]
+
+
+def _resource(ask: Ask) -> dict[str, Any]:
+    wanted = ask.args["sid"]
+    for name in (wanted, f"vm:{wanted}", f"ct:{wanted}"):
+        if name in ask.world.ha:
+            return _resource_row(ask.world, ask.world.ha[name])
+    raise failed(f"no such resource '{wanted}'")
+
+
+def _ctime(at: float) -> str:
+    return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(at))
+
+
+def _current(ask: Ask) -> list[dict[str, Any]]:
+    world, now = ask.world, ask.world.clock.seconds()
+    quorate = not world.faults.quorum_lost
+    local, stamp = world.local.name, _ctime(now)
+    rows: list[dict[str, Any]] = [
+        {"id": "quorum", "type": "quorum", "node": local, "quorate": int(quorate),
+         "status": "OK" if quorate else "No quorum on node"},
+        {"id": "master", "type": "master", "node": local, "timestamp": now,
+         "status": f"{local} (active, {stamp})"},
+        {"id": "fencing", "type": "fencing", "node": local, "armed-state": "armed",
+         "status": "armed (CRM watchdog active)"},
+    ]  # fmt: skip
+    for name in world.nodes:
+        alive = world.online(name)
+        state = f"active, watchdog active, {stamp}" if alive else "old timestamp - dead?, -"
+        rows.append({"id": f"lrm:{name}", "type": "lrm", "node": name, "timestamp": now,
+                     "status": f"{name} ({state})"})  # fmt: skip
+    return [*rows, *(_service(world, resource) for resource in world.ha.values())]
+
+
+def _service(world: World, resource: HaResource) -> dict[str, Any]:
+    node = world.guests[int(resource.sid.partition(":")[2])].node
+    row: dict[str, Any] = {
+        "id": f"service:{resource.sid}",
+        "type": "service",
+        "sid": resource.sid,
+        "node": node,
+        "state": resource.state,
+        "crm_state": resource.state,
+        "request_state": resource.state,
+        "status": f"{resource.sid} ({node}, {resource.state})",
+        "max_restart": resource.max_restart,
+        "max_relocate": resource.max_relocate,
+        "failback": 1,
+    }
+    return {**row, "comment": resource.comment} if resource.comment else row
+
+
+# Backup jobs and the log ---------------------------------------------------------------------
+
+
+def _jobs(ask: Ask) -> list[dict[str, Any]]:
+    next_run = (ask.world.clock.seconds() // 86400 + 1) * 86400 + 9000
+    return [
+        {"id": name, **job, "next-run": next_run} for name, job in ask.world.backup_jobs.items()
+    ]
+
+
+def _job(ask: Ask) -> dict[str, Any]:
+    name = ask.args["id"]
+    if name not in ask.world.backup_jobs:
+        raise rejected({"id": f"No such job '{name}'"})
+    return {"id": name, **ask.world.backup_jobs[name]}
+
+
+def _log(ask: Ask) -> list[dict[str, Any]]:
+    """Return the newest lines first: all with Sys.Syslog, else one's own."""
+    all_ = ask.may("/", "Sys.Syslog")
+    rows = []
+    for number, line in enumerate(ask.world.log, start=1):
+        if all_ or _own(ask.who, line["user"]):
+            rows.append(
+                {
+                    **line,
+                    "id": f"{number}:{line['node']}",
+                    "uid": str(number),
+                    "pid": 1190,
+                    "pri": 6,
+                    "tag": "pvedaemon",
+                }
+            )
+    rows.reverse()
+    return rows[: ask.args.get("max", 500)]
+
+
+def _own(who: Identity, user: str) -> bool:
+    return user == who.id
+
+
+# Firewall ------------------------------------------------------------------------------------
+
+
+def _rules(ask: Ask, key: str) -> list[dict[str, Any]]:
+    rules = ask.world.firewall.get(key, [])
+    digest = _digest(rules)
+    return [{**rule, "pos": pos, "digest": digest} for pos, rule in enumerate(rules)]
+
+
+def _rule(ask: Ask, key: str) -> dict[str, Any]:
+    rules, pos = _rules(ask, key), ask.args["pos"]
+    if pos >= len(rules):
+        raise failed(f"no rule at position {pos}")
+    # Seen on PVE 9.1: a number in the list, a string here.
+    return {**rules[pos], "pos": str(pos)}
+
+
+def _cluster_rules(ask: Ask) -> list[dict[str, Any]]:
+    return _rules(ask, "cluster")
+
+
+def _cluster_rule(ask: Ask) -> dict[str, Any]:
+    return _rule(ask, "cluster")
+
+
+def _node_rules(ask: Ask) -> list[dict[str, Any]]:
+    return _rules(ask, ask.node)
+
+
+def _guest_rules(type_: GuestType) -> Handler:
+    def handle(ask: Ask) -> list[dict[str, Any]]:
+        return _rules(ask, str(the_guest(ask, type_).vmid))
+
+    return handle
+
+
+def _guest_rule(type_: GuestType) -> Handler:
+    def handle(ask: Ask) -> dict[str, Any]:
+        return _rule(ask, str(the_guest(ask, type_).vmid))
+
+    return handle
+
+
+def _cluster_options(ask: Ask) -> dict[str, Any]:
+    return {"digest": _digest(ask.world.firewall), "enable": 0}
+
+
+_POS = PATH_PARAMETERS["pos"]
+_RULES = index("pos", "type", "action")
+_GUEST_AUDIT = perm("/vms/{vmid}", "VM.Audit")
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    endpoint("GET", "/cluster/ha", listing("status", "resources", "groups", "rules", key="id"),
+             about="What there is.", permissions=_AUDIT, returns=index("id")),
+    endpoint("GET", "/cluster/ha/resources", _resources, about="Guests under HA.",
+             permissions=_AUDIT, returns=index("sid"),
+             parameters=(choice("type", "Of one kind.", ("ct", "vm")),)),
+    endpoint("GET", "/cluster/ha/resources/{sid}", _resource, about="A guest under HA.",
+             permissions=_AUDIT, returns="object"),
+    endpoint("GET", "/cluster/ha/status", listing("current", "manager_status", "disarm-ha",
+                                                  "arm-ha", key="name"),
+             about="What there is.", returns=index("name")),
+    endpoint("GET", "/cluster/ha/status/current", _current, about="State of HA.",
+             permissions=_AUDIT, returns=index("id")),
+    endpoint("GET", "/cluster/backup", _jobs, about="Backup jobs.", permissions=_AUDIT,
+             returns=index("id")),
+    endpoint("GET", "/cluster/backup/{id}", _job, about="A backup job.", permissions=_AUDIT,
+             parameters=(text("id", "The job.", optional=False, max_length=50,
+                              pattern=r"\S+"),), returns="object"),
+    endpoint("GET", "/cluster/log", _log, about="The cluster log, newest first.",
+             parameters=(whole("max", "At most so many.", minimum=1),), returns=index("id")),
+    endpoint("GET", "/cluster/firewall", listing("aliases", "rules", "options", "groups", "ipset",
+                                                 "macros", "refs", key="name"),
+             about="What there is.", returns=index("name")),
+    endpoint("GET", "/cluster/firewall/options", _cluster_options, about="Firewall settings.",
+             permissions=_AUDIT, returns="object"),
+    endpoint("GET", "/cluster/firewall/rules", _cluster_rules, about="Firewall rules.",
+             permissions=_AUDIT, returns=_RULES),
+    endpoint("GET", "/cluster/firewall/rules/{pos}", _cluster_rule, about="A firewall rule.",
+             permissions=_AUDIT, parameters=(_POS,), returns="object"),
+    endpoint("GET", "/nodes/{node}/firewall/rules", _node_rules, about="Rules of a node.",
+             permissions=perm("/nodes/{node}", "Sys.Audit"), returns=_RULES),
+    *(
+        entry
+        for type_ in ("qemu", "lxc")
+        for path in [f"/nodes/{{node}}/{type_}/{{vmid}}/firewall"]
+        for entry in (
+            endpoint("GET", path, listing("rules", "aliases", "ipset", "refs", "options",
+                                          key="name"),
+                     about="What there is.", returns=index("name"), local=True),
+            endpoint("GET", f"{path}/rules", _guest_rules(type_), about="Rules of a guest.",
+                     permissions=_GUEST_AUDIT, returns=_RULES),
+            endpoint("GET", f"{path}/rules/{{pos}}", _guest_rule(type_), about="A rule.",
+                     permissions=_GUEST_AUDIT, parameters=(_POS,), returns="object"),
+        )
+    ),
+)  # fmt: skip
