@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from mcp.server.lowlevel import Server
@@ -34,9 +34,10 @@ from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.pve.client import PveClient
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, is_loopback, require_safe_listen, require_token
-from pvemcp.sim.http import serve as serve_world
-from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
+
+if TYPE_CHECKING:
+    from pvemcp.sim.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -257,6 +258,8 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
 
 def demo(world: str, port: int) -> int:
     """Run the service on a simulated PVE of its own, and say how to connect to it."""
+    from pvemcp.sim.world import make_world  # noqa: PLC0415 - a real service starts without it
+
     with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
         settings = Settings(listen=f"127.0.0.1:{port}", state_dir=Path(folder), log_level="warning")
         _log_to_stderr(settings)
@@ -267,6 +270,8 @@ def demo(world: str, port: int) -> int:
 
 
 async def _demo(world: World, settings: Settings, store: Store, bound: socket.socket) -> None:
+    from pvemcp.sim.http import serve as serve_world  # noqa: PLC0415 - as above
+
     grants = Grants(store)
     _, secret = grants.create(DEMO_CALLER, Effect.DESTROY)
     unix_socket = str(settings.state_dir / "pve.sock")
@@ -287,12 +292,16 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
 
 def simulate(world: str, port: int) -> int:
     """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
+    from pvemcp.sim.world import make_world  # noqa: PLC0415 - as above
+
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_simulate(make_world(world, progress="timed"), port))
     return 0
 
 
 async def _simulate(world: World, port: int) -> None:
+    from pvemcp.sim.http import serve as serve_world  # noqa: PLC0415 - as above
+
     async with serve_world(world, port=port, tls=True) as running:
         token_id, secret = world.token()
         print(  # noqa: T201 - the answer to the command
