@@ -23,7 +23,7 @@ def main() -> None:
         ((), clients.inspect),
     ):
         with running(*options) as service:
-            complaints += check(service)
+            complaints += [*check(service), *service.exceptions()]
     sys.exit("\n".join(complaints) or 0)
 
 

@@ -84,6 +84,7 @@ def main() -> None:
         complaints = inspect(service)
         if program:
             complaints += connect_claude_code(service, program)
+        complaints += service.exceptions()
     sys.exit("\n".join(complaints) or 0)
 
 
