@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import calls, crowd, lists, process_costs
+from bench import calls, crowd, lists, process_costs, profiling
 from bench.processes import FakePve, fake_pve, product, yardstick
 from bench.report import Report
 
@@ -37,13 +37,7 @@ async def _at_work(
         if "calls" in parts:
             await calls.run(report, ours, bare, pves)
         if "crowd" in parts:
-            report.title("Many clients, PVE answers in 20 ms, at most 8 requests to PVE at once")
-            rate = await crowd.thirty_two(report, bare, pves[1], judge=False)
-            report.info("the yardstick: calls answered", rate, "/s")
-            await crowd.thirty_two(report, ours, pves[0])
-            report.title("One node hangs for 2 s")
-            for stuck in (1, 12):
-                await crowd.hanging(report, ours, pves[0], stuck)
+            await crowd.run(report, ours, bare, pves)
         if "lists" in parts:
             await lists.run(report, ours, bare, pves)
 
@@ -52,7 +46,11 @@ def main() -> int:
     """Run the parts asked for; all of them by default. The exit code is 0 even on a miss."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    chosen = parser.parse_args().parts
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the CPU of a call goes, and no bar"
+    )
+    given = parser.parse_args()
+    chosen = given.parts
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     with (
@@ -60,7 +58,10 @@ def main() -> int:
         fake_pve() as first,
         fake_pve() as second,
     ):
-        asyncio.run(_measure(chosen or list(PARTS), Path(folder), (first, second)))
+        if given.profile:
+            asyncio.run(profiling.run(Path(folder), first))
+        else:
+            asyncio.run(_measure(chosen or list(PARTS), Path(folder), (first, second)))
     return 0
 
 

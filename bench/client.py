@@ -11,7 +11,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 VERSION = "2026-07-28"
-TIMEOUT = 20.0
+TIMEOUT = 10.0
 """Seconds for one answer."""
 _META = {
     "io.modelcontextprotocol/protocolVersion": VERSION,
@@ -145,5 +145,8 @@ class Client:
             raise Failure("not connected")
         waiter = self._wire.expect()
         self._transport.write(request)
-        async with asyncio.timeout(TIMEOUT):
-            return await waiter
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await waiter
+        except TimeoutError:
+            raise Failure(f"{self.url} did not answer within {TIMEOUT:.0f} s") from None

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -121,14 +122,21 @@ def pvemcp(env: dict[str, str], *arguments: str) -> str:
 
 
 @asynccontextmanager
-async def product(folder: Path, pve: FakePve, **settings: str) -> AsyncIterator[Server]:
-    """Run `pvemcp serve` with a grant; its state stays in `folder` for the next start."""
-    env = environment(folder, pve.url, _free_port(), **settings)
+async def product(
+    folder: Path, pve: FakePve, *, profile: Path | None = None
+) -> AsyncIterator[Server]:
+    """Run `pvemcp serve` with a grant; its state stays in `folder` for the next start.
+
+    With `profile` it runs under cProfile, which writes that file when the service ends.
+    """
+    env = environment(folder, pve.url, _free_port())
     kept = folder / "bench-secret"
     if not kept.exists():
         printed = pvemcp(env, "grant", "create", "bench", "--ceiling", "destroy")
         kept.write_text(_SECRET.findall(printed)[0])
     command = [*_PVEMCP, "serve"]
+    if profile is not None:
+        command[1:1] = ["-m", "cProfile", "-o", str(profile)]
     async with _server("pvemcp", command, env, kept.read_text(), folder) as server:
         yield server
 
@@ -180,7 +188,7 @@ def _process(
         try:
             yield process
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # as Ctrl-C: a profiler gets to write its file
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

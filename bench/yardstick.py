@@ -21,7 +21,7 @@ from mcp.server.lowlevel import Server
 from bench.layout import node_of
 
 CONCURRENCY = 8
-"""Requests to PVE under way at once, as in pvemcp's default."""
+"""Requests to one node under way at once, as in pvemcp's default."""
 _GUEST_PARTS = {
     "config": ("config", "pending"),
     "snapshots": ("snapshot",),
@@ -37,7 +37,7 @@ class Pve:
     def __init__(self, url: str) -> None:
         self._url = f"{url}/api2/json"
         self._headers = {"Authorization": "PVEAPIToken=root@pam!bench=secret"}
-        self._gate = asyncio.Semaphore(CONCURRENCY)
+        self._gates: dict[str, asyncio.Semaphore] = {}
         self._session: aiohttp.ClientSession | None = None
         self._kept: tuple[float, Any] = (0.0, None)
 
@@ -48,7 +48,9 @@ class Pve:
             self._session = aiohttp.ClientSession(
                 connector=connector, headers=self._headers, skip_auto_headers=("Accept-Encoding",)
             )
-        async with self._gate, self._session.get(self._url + path) as answer:
+        node = path.split("/")[2] if path.startswith("/nodes/") else ""
+        gate = self._gates.setdefault(node, asyncio.Semaphore(CONCURRENCY))
+        async with gate, self._session.get(self._url + path) as answer:
             return json.loads(await answer.read())["data"]
 
     async def guests(self) -> Any:
