@@ -25,7 +25,8 @@ def _permissions(ask: Ask) -> dict[str, Any]:
     if who.user not in access.users:
         raise rejected({"userid": f"no such user ('{who.user}')"})
     path = ask.args.get("path")
-    paths = [normal_path(path)] if path else access.known_paths()
+    pooled = {f"/storage/{name}" for pool in ask.world.pools.values() for name in pool.storages}
+    paths = [normal_path(path)] if path else sorted({*access.known_paths(), *pooled})
     found = {path: access.privileges(who, path) for path in paths if path}
     return {
         path: {name: int(flag) for name, flag in sorted(held.items())}

@@ -112,6 +112,10 @@ def _delete_user(ask: Ask) -> None:
     access.forget()
 
 
+def _set_password(ask: Ask) -> None:
+    _user(ask).password = ask.args["password"]
+
+
 # Tokens --------------------------------------------------------------------------------------
 
 
@@ -230,6 +234,13 @@ _BOTH = {
     ]
 }
 _OWN = {"check": ["or", ["userid-param", "self"], ["userid-group", ["User.Modify"]]]}
+_PASSWORD = {
+    "check": [
+        "or",
+        ["userid-param", "self"],
+        ["and", ["userid-param", "Realm.AllocateUser"], ["userid-group", ["User.Modify"]]],
+    ]
+}
 _USER = "/access/users/{userid}"
 _TOKEN = f"{_USER}/token/{{tokenid}}"
 
@@ -249,11 +260,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              permissions={"check": ["userid-group", ["User.Modify", "Sys.Audit"]]}),
     endpoint("PUT", _USER, _update_user, about="Change an account.", permissions=_ADMIN,
              protected=True,
-             parameters=(*_EDIT, flag("append", "Keep the other groups.", requires="groups"),
-                         flag("multiple", "Several keys.", default=0))),
+             parameters=(*_EDIT, flag("append", "Keep the other groups.", requires="groups"),)),
     endpoint("DELETE", _USER, _delete_user, about="Remove an account.", protected=True,
              permissions={"check": ["and", ["userid-param", "Realm.AllocateUser"],
                                     ["userid-group", ["User.Modify"]]]}),
+    endpoint("PUT", "/access/password", _set_password, about="Set a password; no token may.",
+             permissions=_PASSWORD, protected=True, allow_token=False,
+             parameters=(text("confirmation-password", "Password of the caller.", min_length=5,
+                              max_length=64),
+                         text("password", "The new one.", optional=False, min_length=8,
+                              max_length=64),
+                         PATH_PARAMETERS["userid"])),
     endpoint("GET", f"{_USER}/token", _tokens, about="Tokens of an account.", permissions=_OWN,
              returns=index("tokenid")),
     endpoint("GET", _TOKEN, _get_token, about="A token.", permissions=_OWN, returns="object"),

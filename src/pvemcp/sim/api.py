@@ -137,6 +137,8 @@ class Api:
                 f"hostname lookup '{target}' failed - failed to get address info for: "
                 f"{target}: Name or service not known",
             )
+        if not world.nodes[target].ip:
+            raise Refusal(500, f"address lookup for '{target}' did not find any IP address")
         if not world.online(target):
             raise Refusal(595, "No route to host", body="none")
         if delay := faults.slow_nodes.get(target, 0.0):

@@ -56,6 +56,9 @@ def _perm(access: Access, who: Identity, check: Sequence[Any], given: Mapping[st
         raise forbidden()
     path = normal_path(_fill(template, given))
     any_of = bool(options.get("any"))
+    if not path:
+        # Seen on PVE 9.1: a value that cannot stand in an ACL path is refused with an empty one.
+        raise forbidden(f", {'|'.join(privileges) if any_of else privileges[0]}")
     for group in [privileges] if any_of else [[name] for name in privileges]:
         if not access.allows(who, path, group, any_of=True):
             raise forbidden(f"{path}, {'|'.join(group)}")

@@ -61,9 +61,11 @@ def _pools(ask: Ask) -> Iterator[dict[str, Any]]:
 
 
 def _guests(ask: Ask) -> Iterator[dict[str, Any]]:
+    visible = {name for name in ask.world.pools if ask.may(f"/pool/{name}", "Pool.Audit")}
     for guest in ask.world.guests.values():
         if ask.may(f"/vms/{guest.vmid}", "VM.Audit"):
-            yield resource_row(ask.world, guest)
+            pool = ask.world.pool_of(guest.vmid)
+            yield resource_row(ask.world, guest, pool=pool if pool in visible else "")
 
 
 def _nodes(ask: Ask) -> Iterator[dict[str, Any]]:
@@ -100,10 +102,10 @@ def _pool_row(world: World, pool: Pool) -> dict[str, Any]:
     running = [world.guests[vmid] for vmid in pool.vms if world.guests[vmid].running]
     if running:
         uses = [guest_usage(world, guest) for guest in running]
-        row["maxcpu"] = cpus = sum(max_cpus(guest) for guest in running)
+        row["maxcpu"] = cpus = sum(max_cpus(world, guest) for guest in running)
         row["maxmem"] = sum(max_memory(guest) for guest in running)
         used = zip(running, uses, strict=True)
-        row["cpu"] = sum(use["cpu"] * max_cpus(guest) for guest, use in used) / cpus
+        row["cpu"] = sum(use["cpu"] * max_cpus(world, guest) for guest, use in used) / cpus
         row["mem"] = sum(use["mem"] for use in uses)
         row["uptime"] = max(use["uptime"] for use in uses)
     return row

@@ -9,7 +9,7 @@ from pvemcp.sim.refusal import TaskFailure, failed, rejected
 from pvemcp.sim.usage import guest_usage, max_cpus, max_memory, root_disk
 from pvemcp.sim.world import Guest, GuestType, World
 
-_PRESSURES = (
+PRESSURES = (
     "pressurecpufull", "pressurecpusome", "pressureiofull", "pressureiosome",
     "pressurememoryfull", "pressurememorysome",
 )  # fmt: skip
@@ -93,7 +93,7 @@ def list_row(world: World, guest: Guest) -> dict[str, Any]:
         "vmid": guest.vmid,
         "name": guest.name,
         "status": "running" if guest.running else "stopped",
-        "cpus": max_cpus(guest),
+        "cpus": max_cpus(world, guest),
         "maxmem": max_memory(guest),
         "maxdisk": root_disk(guest),
         **{key: use[key] for key in ("cpu", "mem", "disk", "netin", "netout", "uptime")},
@@ -106,7 +106,7 @@ def list_row(world: World, guest: Guest) -> dict[str, Any]:
         row["memhost"] = use["mem"]
     if guest.running:
         row["pid"] = pid_of(guest)
-        row |= dict.fromkeys(_PRESSURES, 0 if guest.type == "qemu" else None)
+        row |= dict.fromkeys(PRESSURES, 0 if guest.type == "qemu" else None)
     for key in ("tags", "template", "lock"):
         if guest.config.get(key):
             row[key] = guest.config[key]
@@ -116,7 +116,12 @@ def list_row(world: World, guest: Guest) -> dict[str, Any]:
 def nics(world: World, guest: Guest) -> dict[str, Any]:
     """Return the traffic of a running VM by tap device."""
     use = guest_usage(world, guest)
-    return {f"tap{guest.vmid}i0": {"netin": use["netin"], "netout": use["netout"]}}
+    traffic = {"netin": use["netin"], "netout": use["netout"]}
+    return {
+        f"tap{guest.vmid}i{key[3:]}": traffic
+        for key in guest.config
+        if key.startswith("net") and key[3:].isdecimal()
+    }
 
 
 def current(world: World, guest: Guest) -> dict[str, Any]:
@@ -128,8 +133,8 @@ def current(world: World, guest: Guest) -> dict[str, Any]:
         row["qmpstatus"] = "paused" if guest.paused else row["status"]
         if agent_enabled(guest):
             row["agent"] = 1
-        if guest.running:
-            row["nics"] = nics(world, guest)
+        if guest.running and (cards := nics(world, guest)):
+            row["nics"] = cards
     return row
 
 
@@ -139,7 +144,7 @@ def agent_enabled(guest: Guest) -> bool:
     return first.removeprefix("enabled=") in {"1", "on", "yes", "true"}
 
 
-def resource_row(world: World, guest: Guest) -> dict[str, Any]:
+def resource_row(world: World, guest: Guest, *, pool: str = "") -> dict[str, Any]:
     """Return a guest as GET /cluster/resources lists it; little is known on a lost node."""
     row: dict[str, Any] = {
         "id": f"{guest.type}/{guest.vmid}",
@@ -147,7 +152,7 @@ def resource_row(world: World, guest: Guest) -> dict[str, Any]:
         "vmid": guest.vmid,
         "node": guest.node,
     }
-    if pool := world.pool_of(guest.vmid):
+    if pool:
         row["pool"] = pool
     if world.online(guest.node):
         row |= _measured(world, guest)
@@ -167,7 +172,7 @@ def _measured(world: World, guest: Guest) -> dict[str, Any]:
         "name": guest.name,
         "status": "running" if guest.running else "stopped",
         "template": int(guest.template),
-        "maxcpu": max_cpus(guest),
+        "maxcpu": max_cpus(world, guest),
         "maxmem": max_memory(guest),
         "maxdisk": root_disk(guest),
         "memhost": use["mem"] if guest.type == "qemu" else 0,

@@ -106,6 +106,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         NODE,
         listing(*_INDEX, key="name"),
         about="What there is below a node.",
+        local=True,
         returns=index("name"),
     ),
     endpoint(

@@ -47,8 +47,8 @@ def _get(ask: Ask) -> dict[str, Any]:
         guest = ask.world.guests[vmid]
         if kind in {None, guest.type}:
             row = resource_row(ask.world, guest)
-            # Seen on PVE 9.1: the members of a pool come without pool and tags.
-            members.append({k: v for k, v in row.items() if k not in {"pool", "tags"}})
+            # Seen on PVE 9.1: the members of a pool come without their tags.
+            members.append({k: v for k, v in row.items() if k != "tags"})
     if kind in {None, "storage"}:
         for name in sorted(pool.storages):
             members += storage_rows(ask.world, ask.world.storages[name])

@@ -16,6 +16,7 @@ from pvemcp.sim.guests import (
     start_guest,
     stop_guest,
 )
+from pvemcp.sim.qemu_options import MACHINE
 from pvemcp.sim.refusal import TaskFailure
 from pvemcp.sim.tasks import Work
 from pvemcp.sim.world import Guest, GuestType, World
@@ -137,7 +138,7 @@ _SOURCE = text("migratedfrom", "Node that a migration comes from.", format="pve-
 
 _QEMU_START = (
     text("force-cpu", "CPU argument of QEMU."),
-    text("machine", "Machine type.", format={"type": {"type": "string", "default_key": 1}}),
+    text("machine", "Machine type.", format=MACHINE),
     _SOURCE,
     text("migration_network", "Network of a migration.", format="CIDR"),
     choice("migration_type", "Protection of a migration.", ("secure", "insecure")),

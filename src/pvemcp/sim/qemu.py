@@ -24,8 +24,10 @@ def _list(ask: Ask) -> list[dict[str, Any]]:
         if not ask.may(f"/vms/{guest.vmid}", "VM.Audit"):
             continue
         row = list_row(ask.world, guest)
-        if ask.args.get("full") and guest.running:
-            row |= {"qmpstatus": "running", "nics": nics(ask.world, guest)}
+        if ask.args.get("full"):
+            row["qmpstatus"] = "paused" if guest.paused else row["status"]
+            if guest.running and (cards := nics(ask.world, guest)):
+                row["nics"] = cards
         rows.append(row)
     return rows
 

@@ -19,6 +19,8 @@ def _limits() -> dict[str, Any]:
         keys |= {kind: _NUMBER, f"{kind}_max_length": _NUMBER}
     keys |= {"bps_rd_length": {"alias": "bps_rd_max_length"}}
     keys |= {"bps_wr_length": {"alias": "bps_wr_max_length"}}
+    keys |= {"iops_rd_length": {"alias": "iops_rd_max_length"}}
+    keys |= {"iops_wr_length": {"alias": "iops_wr_max_length"}}
     for kind in ("iops", "iops_rd", "iops_wr"):
         keys |= {kind: _NUMBER, f"{kind}_max": _NUMBER, f"{kind}_max_length": _NUMBER}
     for kind in ("mbps", "mbps_rd", "mbps_wr"):
@@ -27,7 +29,7 @@ def _limits() -> dict[str, Any]:
     return keys
 
 
-DRIVE: Mapping[str, Any] = {
+_DRIVE: Mapping[str, Any] = {
     "file": {"type": "string", "default_key": 1, "format": "pve-volume-id-or-qm-path"},
     "volume": {"alias": "file"},
     "aio": {**_WORD, "enum": ["native", "threads", "io_uring"]},
@@ -37,23 +39,30 @@ DRIVE: Mapping[str, Any] = {
     "discard": {**_WORD, "enum": ["ignore", "on"]},
     "format": {**_WORD, "enum": ["raw", "qcow", "qed", "qcow2", "vmdk", "cloop"]},
     "import-from": _WORD,
-    "iothread": _BIT,
     "media": {**_WORD, "enum": ["cdrom", "disk"], "default": "disk"},
-    "queues": _NUMBER,
     "replicate": _BIT,
     "rerror": {**_WORD, "enum": ["ignore", "report", "stop"]},
-    "ro": _BIT,
-    "scsiblock": _BIT,
     "serial": _WORD,
     "shared": _BIT,
     "size": {**_WORD, "format": "disk-size"},
     "snapshot": _BIT,
-    "ssd": _BIT,
     "werror": {**_WORD, "enum": ["enospc", "ignore", "report", "stop"]},
-    "wwn": _WORD,
     **_limits(),
 }
-"""Keys of a drive such as `local-lvm:32,discard=on`."""
+_SOLID: Mapping[str, Any] = {"ssd": _BIT, "wwn": _WORD}
+_THREAD: Mapping[str, Any] = {"iothread": _BIT, "ro": _BIT}
+_SCSI: Mapping[str, Any] = {
+    **_DRIVE,
+    **_SOLID,
+    **_THREAD,
+    "product": _WORD,
+    "queues": _NUMBER,
+    "scsiblock": _BIT,
+    "vendor": _WORD,
+}
+_SATA: Mapping[str, Any] = {**_DRIVE, **_SOLID}
+_IDE: Mapping[str, Any] = {**_SATA, "model": _WORD}
+_VIRTIO: Mapping[str, Any] = {**_DRIVE, **_THREAD}
 
 _MODELS = ("e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "i82551",
            "i82557b", "i82559er", "ne2k_isa", "ne2k_pci", "pcnet", "rtl8139", "virtio",
@@ -148,7 +157,7 @@ OPTIONS: tuple[Parameter, ...] = (
     text("hostpci[n]", "Host PCI device.", format="pve-qm-hostpci"),
     text("hotplug", "What may be changed while running.", format="pve-hotplug-features",
          default="network,disk,usb"),
-    text("ide[n]", "IDE drive.", format=DRIVE),
+    text("ide[n]", "IDE drive.", format=_IDE),
     text("ipconfig[n]", "Addresses for cloud-init.", format="pve-qm-ipconfig"),
     choice("keyboard", "Keyboard of the console.", _KEYBOARDS),
     flag("kvm", "Hardware virtualisation.", default=1),
@@ -166,8 +175,8 @@ OPTIONS: tuple[Parameter, ...] = (
     flag("protection", "Refuse to remove the VM and its disks.", default=0),
     flag("reboot", "Allow reboots.", default=1),
     text("rng0", "Random number generator.", format="pve-qm-rng"),
-    text("sata[n]", "SATA drive.", format=DRIVE),
-    text("scsi[n]", "SCSI drive.", format=DRIVE),
+    text("sata[n]", "SATA drive.", format=_SATA),
+    text("scsi[n]", "SCSI drive.", format=_SCSI),
     choice("scsihw", "SCSI controller.",
            ("lsi", "lsi53c810", "virtio-scsi-pci", "virtio-scsi-single", "megasas", "pvscsi"),
            default="lsi"),
@@ -188,7 +197,7 @@ OPTIONS: tuple[Parameter, ...] = (
          format={"host": {**_WORD, "default_key": 1}, "mapping": _WORD, "usb3": _BIT}),
     whole("vcpus", "CPUs to plug in at start.", minimum=1),
     text("vga", "Graphics.", format=_VGA),
-    text("virtio[n]", "VirtIO drive.", format=DRIVE),
+    text("virtio[n]", "VirtIO drive.", format=_VIRTIO),
     text("vmgenid", "Generation id; root@pam only.",
          pattern="(?:[a-fA-F0-9]{8}(?:-[a-fA-F0-9]{4}){3}-[a-fA-F0-9]{12}|[01])"),
     text("vmstatestorage", "Storage of saved states.", format="pve-storage-id"),

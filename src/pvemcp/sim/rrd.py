@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pvemcp.sim.declare import Ask, Endpoint, Handler, choice, endpoint, index, perm
-from pvemcp.sim.guests import the_guest
+from pvemcp.sim.guests import PRESSURES, the_guest
 from pvemcp.sim.refusal import failed
 from pvemcp.sim.usage import max_cpus, max_memory, node_usage, root_disk, storage_used
-from pvemcp.sim.world import Guest, GuestType, Storage
+from pvemcp.sim.world import Guest, GuestType, Storage, World
 
 # Seen on PVE 9: a point a minute for an hour and a day, then coarser.
 _FRAMES = {
@@ -33,10 +33,10 @@ def _wave(seed: int, at: int) -> float:
     return (seed * 7919 + at // 60 * 31) % 997 / 997
 
 
-def _guest_point(guest: Guest, at: int) -> dict[str, Any]:
+def _guest_point(world: World, guest: Guest, at: int) -> dict[str, Any]:
     point: dict[str, Any] = {
         "time": at,
-        "maxcpu": max_cpus(guest),
+        "maxcpu": max_cpus(world, guest),
         "maxmem": max_memory(guest),
         "maxdisk": root_disk(guest),
         "disk": 0,
@@ -44,29 +44,21 @@ def _guest_point(guest: Guest, at: int) -> dict[str, Any]:
     if not guest.running or at < guest.started:
         return point
     wave = _wave(guest.vmid, at)
-    return point | {
+    point |= {
         "cpu": wave / 3,
         "mem": max_memory(guest) * (0.3 + wave / 3),
-        "memhost": max_memory(guest) * (0.3 + wave / 3),
         "netin": wave * 20000,
         "netout": wave * 9000,
-        "diskread": wave * 4000,
-        "diskwrite": wave * 8000,
-        **dict.fromkeys(
-            (
-                f"pressure{what}{how}"
-                for what in ("cpu", "io", "memory")
-                for how in ("some", "full")
-            ),
-            0,
-        ),
     }
+    if guest.type == "lxc":
+        return point | {"diskread": wave * 4000, "diskwrite": wave * 8000}
+    return point | {"memhost": point["mem"], **dict.fromkeys(PRESSURES, 0)}
 
 
 def _guest(type_: GuestType) -> Handler:
     def handle(ask: Ask) -> list[dict[str, Any]]:
         guest = the_guest(ask, type_)
-        return [_guest_point(guest, at) for at in _times(ask)]
+        return [_guest_point(ask.world, guest, at) for at in _times(ask)]
 
     return handle
 
@@ -105,12 +97,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *(
         endpoint("GET", f"/nodes/{{node}}/{type_}/{{vmid}}/rrddata", _guest(type_),
                  about="Measured values of a guest.", protected=True, returns=index("time"),
-                 permissions=perm("/vms/{vmid}", "VM.Audit"), parameters=(_FUNCTION, _FRAME))
+                 permissions=perm("/vms/{vmid}", "VM.Audit"), parameters=(_FUNCTION, _FRAME),
+                 local=True)
         for type_ in ("qemu", "lxc")
     ),
     endpoint("GET", "/nodes/{node}/rrddata", _node, about="Measured values of a node.",
              protected=True, permissions=perm("/nodes/{node}", "Sys.Audit"),
-             parameters=(_FUNCTION, _LONG), returns=index("time")),
+             parameters=(_FUNCTION, _LONG), returns=index("time"), local=True),
     endpoint("GET", "/nodes/{node}/storage/{storage}/rrddata", _storage,
              about="Measured values of a storage.", protected=True, permissions=_STORE,
              parameters=(_FUNCTION, _FRAME), returns=index("time")),

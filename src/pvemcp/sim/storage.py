@@ -24,7 +24,7 @@ from pvemcp.sim.refusal import TaskFailure, failed, forbidden, rejected
 from pvemcp.sim.tasks import Work
 from pvemcp.sim.usage import disk_size, disks, storage_on, storage_used
 from pvemcp.sim.validate import split_list
-from pvemcp.sim.volumes import linked_clones, need_storage, volid
+from pvemcp.sim.volumes import base_of, linked_clones, need_storage, volid
 from pvemcp.sim.world import Guest, Storage, Volume, World
 
 _TYPES = ("btrfs", "cephfs", "cifs", "dir", "esxi", "iscsi", "iscsidirect", "lvm", "lvmthin",
@@ -142,7 +142,8 @@ def _guest_row(world: World, storage: Storage, guest: Guest, value: str) -> dict
         "ctime": world.clock.seconds() - 86400,
     }
     if storage.type == "dir":
-        row |= {"used": size * 4 // 10, "parent": None}
+        base = base_of(name).partition(":")[2]
+        row |= {"used": size * 4 // 10, "parent": f"../{base}" if base else None}
     return row
 
 
@@ -279,6 +280,7 @@ _DOWNLOAD = {
         ],
     ]
 }
+_OPTIONAL_STORE = text("storage", "The storage.", format="pve-storage-id")
 _SUMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -303,10 +305,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              parameters=(text("content", "Of one kind.", format="pve-storage-content"),
                          whole("vmid", "Of one guest.", **VMID_LIMITS))),
     endpoint("GET", f"{_STORE}/content/{{volume}}", _get, about="A volume.", protected=True,
-             returns="object"),
+             returns="object", parameters=(_OPTIONAL_STORE,)),
     endpoint("DELETE", f"{_STORE}/content/{{volume}}", _delete, about="Remove a volume.",
              protected=True, returns="string",
-             parameters=(whole("delay", "Seconds to wait for the end.", minimum=1, maximum=30),)),
+             parameters=(_OPTIONAL_STORE,
+                         whole("delay", "Seconds to wait for the end.", minimum=1, maximum=30))),
     endpoint("POST", f"{_STORE}/download-url", _download, about="Fetch a file into a storage.",
              permissions=_DOWNLOAD, protected=True, returns="string",
              parameters=(text("checksum", "What it must be.", requires="checksum-algorithm"),

@@ -55,8 +55,10 @@ def max_memory(guest: Guest) -> int:
     return int(guest.config.get("memory", 512)) * 1024**2
 
 
-def max_cpus(guest: Guest) -> int:
-    """Return the number of virtual CPUs."""
+def max_cpus(world: World, guest: Guest) -> int:
+    """Return the number of virtual CPUs; a container without a limit has those of its node."""
+    if guest.type == "lxc" and "cores" not in guest.config:
+        return world.nodes[guest.node].cpus
     return int(guest.config.get("cores", 1)) * int(guest.config.get("sockets", 1))
 
 

@@ -87,12 +87,12 @@ def linked_clones(world: World, guest: Guest) -> Iterator[str]:
         if other.vmid == guest.vmid:
             continue
         for value in disks(other.config).values():
-            base = _base_of(volid(value))
+            base = base_of(volid(value))
             if base in bases:
                 yield base
 
 
-def _base_of(name: str) -> str:
+def base_of(name: str) -> str:
     """Return the base of `STORAGE:BASE/VOLUME`; empty when it is no linked clone."""
     storage, _, path = name.partition(":")
     match = re.fullmatch(r"((?:\d+/)?base-\d+-disk-\d+(?:\.\w+)?)/.+", path)
