@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from pvemcp.errors import Invalid
@@ -21,6 +22,8 @@ Row = Mapping[str, Any]
 
 _CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|!=|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b)?|(%)|b)?", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[;, ]")
+_TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 _HINT = 'Write conditions as "status=running", "name~web*", "mem>4GiB" or a bare word.'
 
 
@@ -52,17 +55,16 @@ def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str
     Raises Invalid for an unknown field, a bad condition, or a cursor of another query.
     """
     every = list(rows)
-    known = {name for row in every for name in row} | set(known) if every else set()
-    for test in [_condition(text, known) for text in query.where]:
+    names = _Names(every, known)
+    for test in [_condition(text, names) for text in query.where]:
         every = [row for row in every if test(row)]
+    if key or query.sort:
+        _sort(every, key)
     if query.sort:
-        name = _known(query.sort.lstrip("-"), known)
-        every.sort(key=lambda row: _order(row.get(key)))
-        every.sort(key=lambda row: _order(row.get(name)), reverse=query.sort.startswith("-"))
-    elif key:
-        every.sort(key=lambda row: _order(row.get(key)))
+        name = names.known(query.sort.lstrip("-"))
+        _sort(every, name, descending=query.sort.startswith("-"))
     for name in query.fields:
-        _known(name, known)
+        names.known(name)
     start = _start(query, every, key)
     page = every[start : start + query.limit]
     more = start + len(page) < len(every)
@@ -113,29 +115,49 @@ def _write(
     return "\n".join(lines)
 
 
-def _known(name: str, known: set[str]) -> str:
-    if not known or name in known:
-        return name
-    near = difflib.get_close_matches(name, known, 1)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    raise Invalid(f"no field {name}{guess}", hint=f"Fields: {', '.join(sorted(known))}.")
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The fields of all rows. A list has 10,000 rows: they are gone through only for a typo."""
+
+    rows: Sequence[Row]
+    extra: Collection[str]
+
+    def known(self, name: str) -> str:
+        """Return the name of a field. Raises Invalid when no row has it; no rows, no complaint."""
+        if not self.rows or name in self.extra or any(name in row for row in self.rows):
+            return name
+        every = set(self.extra).union(*self.rows)
+        near = difflib.get_close_matches(name, every, 1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise Invalid(f"no field {name}{guess}", hint=f"Fields: {', '.join(sorted(every))}.")
 
 
-def _condition(text: str, known: set[str]) -> Callable[[Row], bool]:
+def _sort(rows: list[Row], name: str, *, descending: bool = False) -> None:
+    numbers = {type(row.get(name)) for row in rows} <= {int, float}
+    field = itemgetter(name)
+    rows.sort(key=field if numbers else (lambda row: _order(row.get(name))), reverse=descending)
+
+
+def _condition(text: str, names: _Names) -> Callable[[Row], bool]:
     matched = _CONDITION.fullmatch(text)
     if matched is None:
-        word = text.strip().lower()
-        if not word:
-            raise Invalid("empty condition in where", hint=_HINT)
-        return lambda row: any(word in str(value).lower() for value in row.values())
+        return _anywhere(text.strip().lower())
     name, operator, wanted = matched.groups()
-    _known(name, known)
+    names.known(name)
     if operator in ("=", "!="):
-        return lambda row: _equal(row.get(name), wanted) == (operator == "=")
+        equal = _equality(wanted)
+        return lambda row: equal(row.get(name)) == (operator == "=")
     if operator == "~":
         pattern = wanted.lower() if "*" in wanted or "?" in wanted else f"*{wanted.lower()}*"
-        return lambda row: fnmatch.fnmatchcase(str(row.get(name, "")).lower(), pattern)
+        fits = re.compile(fnmatch.translate(pattern)).match
+        return lambda row: fits(str(row.get(name, "")).lower()) is not None
     return _comparison(name, operator, _quantity(text, wanted))
+
+
+def _anywhere(word: str) -> Callable[[Row], bool]:
+    if not word:
+        raise Invalid("empty condition in where", hint=_HINT)
+    return lambda row: word in "\0".join(map(str, row.values())).lower()
 
 
 def _comparison(name: str, operator: str, bound: float) -> Callable[[Row], bool]:
@@ -156,17 +178,24 @@ def _comparison(name: str, operator: str, bound: float) -> Callable[[Row], bool]
     return holds
 
 
-def _equal(value: Any, wanted: str) -> bool:
-    if value is None:
-        return wanted in ("", "0", "false", "no")
-    text = str(value).lower()
+def _equality(wanted: str) -> Callable[[Any], bool]:
+    """Compare as number where both are, as truth where both can be, else as text or one word."""
     low = wanted.lower()
-    number = _number(value)
-    if number is not None and (matched := _QUANTITY.fullmatch(wanted)):
-        return number == _scaled(matched)
-    if value in (0, 1) and low in ("true", "yes", "false", "no"):
-        return bool(value) == (low in ("true", "yes"))
-    return text == low or low in re.split(r"[;, ]", text)
+    matched = _QUANTITY.fullmatch(wanted)
+    number = _scaled(matched) if matched else None
+    truth = _TRUTHS.get(low)
+
+    def equal(value: Any) -> bool:
+        if value is None:
+            return low in ("", "0", "false", "no")
+        if number is not None and (figure := _number(value)) is not None:
+            return figure == number
+        if truth is not None and value in (0, 1):
+            return bool(value) == truth
+        text = str(value).lower()
+        return text == low or (low in text and low in _SEPARATOR.split(text))
+
+    return equal
 
 
 def _quantity(text: str, wanted: str) -> float:
@@ -179,7 +208,8 @@ def _quantity(text: str, wanted: str) -> float:
 def _scaled(matched: re.Match[str]) -> float:
     number, unit, percent = matched.groups()
     power = " kmgtp".index(unit.lower()) if unit else 0
-    return float(number) * 1024**power / (100 if percent else 1)
+    scale: float = 1024**power
+    return float(number) * scale / (100 if percent else 1)
 
 
 def _number(value: Any) -> float | None:
