@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from pvemcp.tools.tool import Format, tool
 
 GuestName = Annotated[int | str, Field(description="vmid or name")]
 Part = Literal["config", "snapshots", "addresses"]
+_VMID = re.compile(r"[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ async def locate(pve: Pve, guest: int | str) -> Guest:
     """
     rows = await pve.resources("vm")
     wanted = str(guest).strip()
-    found = [row for row in rows if str(row.get("vmid")) == wanted]
+    vmid = int(wanted) if _VMID.fullmatch(wanted) else 0
+    found = [row for row in rows if row.get("vmid") == vmid]
     found = found or [row for row in rows if str(row.get("name", "")).lower() == wanted.lower()]
     if not found:
         raise await _missing(pve, wanted, rows)
