@@ -208,7 +208,7 @@ def _client(settings: Settings) -> PveClient:
         socket=None,
         concurrency=1,
         permit=permit,
-        cache_dir=settings.state_dir,
+        cache_dir=None,  # run as root, it would leave a file that the service cannot replace
         apidoc_file=None,
     )
 
