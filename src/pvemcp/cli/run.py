@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import click
 
 from pvemcp.call import Effect
 from pvemcp.cli import words
 
+World = Literal["homelab", "cluster", "large"]
 CEILING = click.Choice([str(effect) for effect in Effect])
 
 
 _world = click.option(
     "--world",
-    type=click.Choice(["homelab", "cluster", "large"]),
+    type=click.Choice(get_args(World)),
     default="homelab",
     show_default=True,
     help="1 node and 12 guests; 5 nodes (one down) and 200; 32 nodes and 10,000.",
@@ -69,7 +71,7 @@ def stdio(context: click.Context, ceiling: str) -> int:
 @click.command(short_help="Try everything on a simulated Proxmox VE.")
 @_world
 @_port(8080)
-def demo(world: str, port: int) -> int:
+def demo(world: World, port: int) -> int:
     """Try everything on a simulated Proxmox VE: nothing real is touched, no settings are read."""
     from pvemcp import app  # noqa: PLC0415 - slow to import
 
@@ -79,7 +81,7 @@ def demo(world: str, port: int) -> int:
 @click.command(short_help="Run only the simulated Proxmox VE API.")
 @_world
 @_port(8006)
-def simulate(world: str, port: int) -> int:
+def simulate(world: World, port: int) -> int:
     """Run only the simulated Proxmox VE API (HTTPS on loopback), for tests of other programs.
 
     Prints its URL, the fingerprint of its certificate, and an API token.
