@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from pvemcp.settings import Settings, is_loopback, require_safe_listen, require_
 from pvemcp.store import Store
 
 if TYPE_CHECKING:
-    from pvemcp.sim.world import World
+    from pvemcp.sim.world import World, WorldName
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,11 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `run_http`: uvicorn would raise them again after a graceful end."""
+        yield
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._listen.close()
         await super().shutdown(sockets)
@@ -193,8 +199,21 @@ async def start(app: App, settings: Settings) -> AsyncIterator[Running]:
 
 
 async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    await _Uvicorn(_uvicorn_config(app, settings), app.listen).serve([bound])
+    """Serve until SIGINT or SIGTERM; a second signal does not wait for calls under way."""
+    server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
+
+    def end() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    _on_signal(end)
+    await server.serve([bound])
+
+
+def _on_signal(end: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
 
 
 def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
@@ -260,7 +279,7 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
     return 0
 
 
-def demo(world: str, port: int) -> int:
+def demo(world: WorldName, port: int) -> int:
     """Run the service on a simulated PVE of its own, and say how to connect to it."""
     from pvemcp.sim.world import make_world  # noqa: PLC0415 - a real service starts without it
 
@@ -294,12 +313,11 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
         await run_http(app, settings, bound)
 
 
-def simulate(world: str, port: int) -> int:
+def simulate(world: WorldName, port: int) -> int:
     """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
     from pvemcp.sim.world import make_world  # noqa: PLC0415 - as above
 
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_simulate(make_world(world, progress="timed"), port))
+    asyncio.run(_simulate(make_world(world, progress="timed"), port))
     return 0
 
 
@@ -313,4 +331,6 @@ async def _simulate(world: World, port: int) -> None:
             f"token        PVEAPIToken={token_id}={secret}\n\nCtrl-C ends it.",
             flush=True,
         )
-        await asyncio.Event().wait()
+        ended = asyncio.Event()
+        _on_signal(ended.set)
+        await ended.wait()

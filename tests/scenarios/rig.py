@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 from mcp import Client
 from mcp_types import TextContent
-from pvemcp.pve.client import PveClient
 
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.pve.client import PveClient
 from pvemcp.server import Service, build
 from pvemcp.sim.http import serve
-from pvemcp.sim.world import World, make_world
+from pvemcp.sim.world import World, WorldName, make_world
 from pvemcp.store import Store
 
 ERAS = ("2025-11-25", "2026-07-28")
@@ -104,9 +104,13 @@ class Rig:
 
     async def until_running(self) -> str:
         """Wait until PVE runs a task, and return its UPID."""
-        while not (running := self.world.tasks.running()):
+        while not (upids := self.running()):
             await asyncio.sleep(0)
-        return running[0].upid
+        return upids[0]
+
+    def running(self) -> list[str]:
+        """Return the UPIDs of the tasks that PVE runs."""
+        return [task.upid for task in self.world.tasks if task.running]
 
     def asked(self) -> int:
         """Return how many requests PVE has had, its description aside."""
@@ -115,7 +119,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    world: str | World = "homelab", *, progress: Progress = "immediate"
+    world: WorldName | World = "homelab", *, progress: Progress = "immediate"
 ) -> AsyncIterator[Rig]:
     """Start a simulated PVE on a Unix socket and a service that works it."""
     made = make_world(world, progress=progress) if isinstance(world, str) else world

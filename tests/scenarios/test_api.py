@@ -107,12 +107,12 @@ async def test_what_destroys_is_not_a_change() -> None:
             await client.call(
                 "api_change", method="POST", path=f"/nodes/pve1/qemu/{vmid}/status/stop"
             )
-        assert r.world.guests[vmid].status == "running"
+        assert r.world.guests[vmid].running
 
 
 async def test_a_guest_is_deleted_only_with_a_destroy_grant() -> None:
     async with rig() as r:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         path = f"/nodes/pve1/qemu/{vmid}"
         async with r.client(ceiling=Effect.CHANGE) as client:
             with pytest.raises(ToolFault, match="denied"):

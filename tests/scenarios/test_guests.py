@@ -10,17 +10,23 @@ from pvemcp.call import Effect
 from tests.scenarios.rig import Rig, ToolFault, rig
 
 
-def a_guest(r: Rig, type_: str = "qemu", status: str = "running", *, ha: bool = False) -> int:
-    """Return a guest of the world in this state; not a template, HA-managed only when asked."""
+def guests(r: Rig, type_: str = "qemu", *, running: bool, ha: bool = False) -> list[int]:
+    """Return the guests in this state: no templates, HA-managed ones only when asked."""
     managed = {int(sid.split(":")[1]) for sid in r.world.ha}
-    return next(
+    return [
         guest.vmid
         for guest in r.world.guests.values()
         if guest.type == type_
-        and guest.status == status
+        and guest.running == running
         and not guest.template
+        and not guest.lock
         and (guest.vmid in managed) == ha
-    )
+    ]
+
+
+def a_guest(r: Rig, type_: str = "qemu", *, running: bool = True, ha: bool = False) -> int:
+    """Return one guest in this state."""
+    return guests(r, type_, running=running, ha=ha)[0]
 
 
 async def test_a_guest_is_shown_whole_in_one_call(era: str) -> None:
@@ -72,21 +78,21 @@ async def test_a_part_that_the_token_may_not_see_does_not_hide_the_others() -> N
 @pytest.mark.parametrize(
     ("action", "before", "after"),
     [
-        ("start", "stopped", "running"),
-        ("shutdown", "running", "stopped"),
-        ("stop", "running", "stopped"),
-        ("reboot", "running", "running"),
-        ("reset", "running", "running"),
+        ("start", False, True),
+        ("shutdown", True, False),
+        ("stop", True, False),
+        ("reboot", True, True),
+        ("reset", True, True),
     ],
 )
 async def test_power_changes_the_guest_and_says_how_the_task_ended(
-    action: str, before: str, after: str
+    action: str, before: bool, after: bool
 ) -> None:
     async with rig() as r, r.client() as client:
-        vmid = a_guest(r, status=before)
+        vmid = a_guest(r, running=before)
         text = await client.call("guest_power", guests=vmid, action=action)
         assert ": OK after" in text
-        assert r.world.guests[vmid].status == after
+        assert r.world.guests[vmid].running == after
 
 
 async def test_stop_is_refused_when_the_grant_may_only_change() -> None:
@@ -95,7 +101,7 @@ async def test_stop_is_refused_when_the_grant_may_only_change() -> None:
         with pytest.raises(ToolFault, match="denied") as error:
             await client.call("guest_power", guests=vmid, action="stop")
         assert "--ceiling destroy" in str(error.value)
-        assert r.world.guests[vmid].status == "running"
+        assert r.world.guests[vmid].running
         assert not [key for key in r.world.requests if key[0] == "POST"]
 
 
@@ -110,7 +116,7 @@ async def test_power_is_not_listed_and_not_run_for_a_grant_that_may_only_read(er
 
 async def test_a_task_that_fails_is_an_error_with_its_reason() -> None:
     async with rig() as r, r.client() as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         r.world.faults.fail_tasks("qmstart", "start failed: QEMU exited with code 1")
         with pytest.raises(ToolFault, match="task_failed") as error:
             await client.call("guest_power", guests=vmid, action="start")
@@ -119,7 +125,7 @@ async def test_a_task_that_fails_is_an_error_with_its_reason() -> None:
 
 async def test_a_locked_guest_is_said_to_be_locked() -> None:
     async with rig() as r, r.client() as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         r.world.faults.lock_guest(vmid)
         with pytest.raises(ToolFault, match=r"locked \(backup\)"):
             await client.call("guest_power", guests=vmid, action="start")
@@ -134,40 +140,36 @@ async def test_a_guest_in_the_wanted_state_is_left_alone() -> None:
 
 async def test_several_guests_are_worked_on_and_each_outcome_is_told() -> None:
     async with rig() as r, r.client() as client:
-        running = [g.vmid for g in r.world.guests.values() if g.status == "running"][:3]
+        running = guests(r, running=True)[:2] + guests(r, "lxc", running=True)[:1]
         text = await client.call("guest_power", guests=running, action="shutdown")
         assert len(text.split("\n")) >= len(running)
-        assert all(r.world.guests[vmid].status == "stopped" for vmid in running)
+        assert all(not r.world.guests[vmid].running for vmid in running)
 
 
 async def test_one_failure_among_several_is_an_error_that_names_the_others_too() -> None:
     async with rig() as r, r.client() as client:
-        good, bad = [
-            g.vmid
-            for g in r.world.guests.values()
-            if g.status == "stopped" and g.type == "qemu" and not g.template
-        ][:2]
+        good, bad = guests(r, running=False)[:2]
         r.world.faults.lock_guest(bad)
         with pytest.raises(ToolFault, match="failed for 1 of 2") as error:
             await client.call("guest_power", guests=[good, bad], action="start")
         assert f"qemu/{good}" in str(error.value)
         assert "locked" in str(error.value)
-        assert r.world.guests[good].status == "running"
+        assert r.world.guests[good].running
 
 
 async def test_a_start_under_ha_is_followed_to_the_real_start() -> None:
     async with rig() as r, r.client() as client:
-        vmid = a_guest(r, status="running", ha=True)
+        vmid = a_guest(r, running=True, ha=True)
         await client.call("guest_power", guests=vmid, action="stop")
-        assert r.world.guests[vmid].status == "stopped"
+        assert not r.world.guests[vmid].running
         text = await client.call("guest_power", guests=vmid, action="start")
-        assert r.world.guests[vmid].status == "running"
+        assert r.world.guests[vmid].running
         assert "HA" in text
 
 
 async def test_a_long_task_reports_progress_and_hands_back_its_upid(era: str) -> None:
     async with rig(progress="manual") as r, r.client(era=era) as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         text = await client.call("guest_power", guests=vmid, action="start", wait=1)
         assert "still running" in text
         assert "UPID:" in text
@@ -178,7 +180,7 @@ async def test_a_long_task_reports_progress_and_hands_back_its_upid(era: str) ->
 
 async def test_other_calls_go_on_while_one_waits() -> None:
     async with rig(progress="manual") as r, r.client() as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         waiting = asyncio.create_task(
             client.call("guest_power", guests=vmid, action="start", wait=60)
         )

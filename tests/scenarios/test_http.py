@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -25,8 +26,9 @@ from pvemcp.errors import Misconfigured
 from pvemcp.settings import Settings
 from pvemcp.sim.tls import make_certificates
 from tests.scenarios.rig import ERAS, Caller, Rig, rig
+from tests.scenarios.test_guests import a_guest
 
-DISCOVER = {
+DISCOVER: dict[str, Any] = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "tools/list",
@@ -72,17 +74,15 @@ class Web:
         merged = {**HEADERS, "Authorization": f"Bearer {self.secret}", **(headers or {})}
         merged = {name: value for name, value in merged.items() if value}
         async with aiohttp.ClientSession() as session:
-            body = {"data": data} if data is not None else {"json": json}
+            body: dict[str, Any] = {"data": data} if data is not None else {"json": json}
             async with session.post(self.url, headers=merged, **body) as answer:
                 return answer.status, dict(answer.headers), await answer.text()
 
 
 @asynccontextmanager
-async def web(tls: Path | None = None, **changes: object) -> AsyncIterator[Web]:
+async def web(**changes: Any) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
         settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
-        if tls:
-            settings = replace(settings, tls_cert=tls / "cert.pem", tls_key=tls / "key.pem")
         settings = replace(settings, **changes)
         now = [1_000_000.0]
         grants = Grants(r.store, clock=lambda: now[0])
@@ -208,7 +208,7 @@ async def test_the_service_stops_within_three_seconds_with_open_streams_and_call
             listen = {
                 **DISCOVER,
                 "method": "subscriptions/listen",
-                "params": {**DISCOVER["params"], "notifications": {"toolsListChanged": True}},  # type: ignore[dict-item]
+                "params": {**DISCOVER["params"], "notifications": {"toolsListChanged": True}},
             }
             headers = {
                 **HEADERS,
@@ -217,16 +217,12 @@ async def test_the_service_stops_within_three_seconds_with_open_streams_and_call
             }
             stream = await session.post(w.url, json=listen, headers=headers)
             assert b"acknowledged" in await stream.content.readany()
-            vmid = next(
-                g.vmid
-                for g in w.rig.world.guests.values()
-                if g.status == "stopped" and not g.template
-            )
+            vmid = a_guest(w.rig, running=False)
             call = {
                 **DISCOVER,
                 "method": "tools/call",
                 "params": {
-                    **DISCOVER["params"],  # type: ignore[dict-item]
+                    **DISCOVER["params"],
                     "name": "guest_power",
                     "arguments": {"guests": vmid, "action": "start", "wait": 60},
                 },
@@ -243,11 +239,9 @@ async def test_the_service_stops_within_three_seconds_with_open_streams_and_call
 
 
 async def test_tls_is_served_in_process(tmp_path: Path) -> None:
-    made = make_certificates(["pve1"], tmp_path)
+    made = make_certificates(tmp_path, names=["pve1"])
     trust = ssl.create_default_context(cadata=made.ca_pem)
-    (tmp_path / "cert.pem").write_bytes(made.cert_file.read_bytes())
-    (tmp_path / "key.pem").write_bytes(made.key_file.read_bytes())
-    async with web(tmp_path) as w:
+    async with web(tls_cert=made.chain_file, tls_key=made.key_file) as w:
         assert w.url.startswith("https://")
         async with w.client(verify=trust) as client:
             assert "12 guests" in await client.call("inventory_find")

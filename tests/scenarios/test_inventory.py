@@ -49,7 +49,7 @@ async def test_a_cursor_goes_on_after_a_guest_that_has_gone() -> None:
         shown = [row["vmid"] for row in first["items"]]
         del r.world.guests[shown[3]]
         r.world.touch()
-        r.pve.forget()
+        r.pve.resources.forget()
         second = await client.data(
             "inventory_find", limit=10, fields=["vmid"], cursor=first["cursor"]
         )
@@ -61,7 +61,7 @@ async def test_guests_are_filtered_by_any_field() -> None:
         found = await client.data(
             "inventory_find", where=["type=lxc", "status!=running", "node~pve*"], limit=500
         )
-        expected = [g for g in r.world.guests.values() if g.type == "lxc" and g.status != "running"]
+        expected = [g for g in r.world.guests.values() if g.type == "lxc" and not g.running]
         assert found["total"] == len(expected) > 0
         big = await client.data("inventory_find", where=["maxmem>=4GiB"], limit=500)
         assert 0 < big["total"] < 200

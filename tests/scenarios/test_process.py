@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,11 @@ async def _drain(stream: asyncio.StreamReader) -> None:
 
 
 async def call(
-    session: aiohttp.ClientSession, url: str, secret: str, tool: str, arguments: dict[str, object]
+    session: aiohttp.ClientSession,
+    url: str,
+    secret: str,
+    tool: str,
+    arguments: Mapping[str, object],
 ) -> str:
     """Call a tool over plain HTTP and return its text."""
     body = {

@@ -16,15 +16,15 @@ TASKS = "io.modelcontextprotocol/tasks"
 
 async def started(r: Rig, client: Caller) -> str:
     """Start a guest in a world of manual progress and return the UPID."""
-    vmid = a_guest(r, status="stopped")
+    vmid = a_guest(r, running=False)
     await client.call("guest_power", guests=vmid, action="start", wait=0)
-    (task,) = r.world.tasks.running()
-    return task.upid
+    (upid,) = r.running()
+    return upid
 
 
 async def test_tasks_are_listed_newest_first(era: str) -> None:
     async with rig() as r, r.client(era=era) as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         await client.call("guest_power", guests=vmid, action="start")
         await client.call("guest_power", guests=vmid, action="shutdown")
         listed = await client.data("task_list", guest=vmid)
@@ -57,7 +57,7 @@ async def test_a_running_task_is_stopped() -> None:
     async with rig(progress="manual") as r, r.client() as client:
         upid = await started(r, client)
         await client.call("task_stop", upid=upid)
-        assert not r.world.tasks.running()
+        assert not r.running()
         with pytest.raises(ToolFault, match="has ended"):
             await client.call("task_stop", upid=upid)
 
@@ -90,7 +90,7 @@ async def as_task(client: Caller, method: str, params: dict[str, Any]) -> dict[s
 
 async def test_a_client_with_tasks_gets_the_pve_task_as_an_mcp_task() -> None:
     async with rig(progress="manual") as r, r.client() as client:
-        vmid = a_guest(r, status="stopped")
+        vmid = a_guest(r, running=False)
         arguments = {"guests": vmid, "action": "start"}
         made = await as_task(client, "tools/call", {"name": "guest_power", "arguments": arguments})
         assert made["resultType"] == "task"
@@ -120,7 +120,7 @@ async def test_cancelling_an_mcp_task_stops_the_pve_task() -> None:
     async with rig(progress="manual") as r, r.client() as client:
         upid = await started(r, client)
         await as_task(client, "tasks/cancel", {"taskId": upid})
-        assert not r.world.tasks.running()
+        assert not r.running()
         ended = await as_task(client, "tasks/get", {"taskId": upid})
         assert ended["status"] == "cancelled"
 
@@ -131,7 +131,7 @@ async def test_cancelling_needs_the_effect_of_stopping() -> None:
         async with r.client(ceiling=Effect.READ) as reader:
             with pytest.raises(MCPError, match="ceiling"):
                 await as_task(reader, "tasks/cancel", {"taskId": upid})
-        assert r.world.tasks.running()
+        assert r.running()
 
 
 async def test_a_client_without_the_extension_cannot_ask_for_tasks() -> None:

@@ -47,7 +47,7 @@ async def node_get(
     status, *got = await asyncio.gather(
         pve.get("/nodes/{node}/status", node=node), *(_part(pve, node, part) for part in chosen)
     )
-    view: dict[str, Any] = dict(zip(chosen, got, strict=True))
+    view: dict[Part, Any] = dict(zip(chosen, got, strict=True))
     if format == "json":
         return to_json({"node": node, "status": status, **view})
     lines = [_status(node, status)]

@@ -34,7 +34,8 @@ def size(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write seconds as the two largest units: `3d 4h`, `12s`."""
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for name, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (name == "s" and not parts):

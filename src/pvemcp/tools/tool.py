@@ -124,7 +124,7 @@ def _compact(declared: Mapping[str, Any]) -> dict[str, Any]:
     if options := declared.get("anyOf"):
         merged = [_compact(option) for option in options if option != {"type": "null"}]
         # Not a list in `type`: some model providers take only one type there.
-        kept = merged[0] if len(merged) == 1 else {"anyOf": merged}
+        kept: dict[str, Any] = merged[0] if len(merged) == 1 else {"anyOf": merged}
     else:
         kept = {key: declared[key] for key in _KEPT if key in declared}
         if kept.get("additionalProperties") is True:
