@@ -87,8 +87,7 @@ class Description:
             raise _no_description(source) from error
         if not texts:
             raise _no_description(source)
-        digest = hashlib.sha256(text[start:end].encode(errors="replace")).hexdigest()[:16]
-        return cls(texts, digest=digest, source=source)
+        return cls(texts, digest=digest_of(text[start:end]), source=source)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -176,6 +175,17 @@ class Description:
             f"this PVE has no path {path[:120]}",
             hint=f"{hint}Search by words to find a path.",
         )
+
+
+def array_in(text: str) -> str:
+    """Return the JSON array in apidoc.js, without the JavaScript around it."""
+    start = text.index("[")
+    return text[start : json.JSONDecoder().raw_decode(text, start)[1]]
+
+
+def digest_of(text: str) -> str:
+    """Return a short hash of a description's JSON."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
 def segments_of(path: str) -> list[str]:

@@ -59,7 +59,7 @@ def _take(method: Method, known: Mapping[str, Parameter], *, name: str, value: A
     parameter = known.get(name) or _family(known, name)
     if parameter is not None:
         return _render(parameter, value)
-    if not method.extra_parameters:
+    if not method.extra_parameters and f"{{{name}}}" not in method.path:
         raise Wrong(f"unknown parameter{nearest_hint(name, _choices(name, known))}")
     if isinstance(value, (str, int, float)) and _checked_text(name, name):
         return _checked_text(name, _plain(value))

@@ -1,0 +1,208 @@
+"""PVE's refusals as Faults that say what to do next."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pvemcp.errors import (
+    Conflict,
+    Denied,
+    Fault,
+    Invalid,
+    Misconfigured,
+    Missing,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+)
+from pvemcp.pve.fault_cases import Clue, clue_of, hint_of, meaning
+from pvemcp.pve.outages import uncertain
+from pvemcp.pve.schema import Method
+from pvemcp.pve.transport import Reply
+
+_PERL = re.compile(r"\s+at \S+ line \d+\.?\s*$")
+_CHECK_FAILED = re.compile(
+    r"^Permission check failed \((?P<path>[^,()]*), (?P<privileges>[\w.|]+)\)"
+)
+_PRIVILEGE = re.compile(r"^[A-Z]\w+(?:\.\w+)+$")
+_LONGEST = 500
+
+PROXY = frozenset({502, 503, 504, 595, 596, 599})
+"""The part of PVE that had to answer did not: 595 no connection, 596 time-out, 599 other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The request that was refused."""
+
+    method: Method
+    path: str
+    token: str
+    """Id of the token, never its secret."""
+    node: str = ""
+    started: float = 0.0
+    """Seconds since the epoch."""
+
+    @property
+    def verb(self) -> str:
+        """GET, POST, PUT or DELETE."""
+        return self.method.verb
+
+
+def fault_of(reply: Reply, asked: Asked) -> tuple[Fault, Clue | None]:
+    """Return the Fault of an answer that is not 200, and what was not found, if that is it."""
+    text, errors = _texts(reply)
+    match reply.status:
+        case 400:
+            return _invalid(text, errors, asked)
+        case 401:
+            return _unauthenticated(text, asked), None
+        case 403:
+            return _denied(text, asked), None
+        case 404:
+            return Missing(text, hint="List what exists first."), None
+        case 424:
+            return Conflict(text), None
+        case _:
+            return _by_status(reply.status, text, asked)
+
+
+def _by_status(status: int, text: str, asked: Asked) -> tuple[Fault, Clue | None]:
+    if status == 501:
+        return _unknown(text, asked), None
+    if status in PROXY:
+        return _silent_node(status, text, asked), None
+    if 300 <= status < 400:
+        return _redirected(status), None
+    kind, hint, clue = explained(text)
+    if kind is Unavailable and asked.verb != "GET" and "quorum" not in text:
+        return uncertain(text, node=asked.node, started=asked.started), None
+    return kind(text, hint=hint), clue
+
+
+def explained(text: str) -> tuple[type[Fault], str, Clue | None]:
+    """Return what an error text of PVE means: a Fault class, the next step, what is missing."""
+    found = meaning(text)
+    if found is None:
+        return Rejected, "", None
+    case, groups = found
+    return case.fault, hint_of(case, groups), clue_of(case, groups)
+
+
+def clean(text: str) -> str:
+    """Make one line of an error text: without Perl's file and line, and not too long."""
+    line = " ".join(_PERL.sub("", text.strip()).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+def _texts(reply: Reply) -> tuple[str, dict[str, str]]:
+    """Return the error text and the errors of single parameters."""
+    try:
+        body = json.loads(reply.body) if reply.body[:1] == b"{" else {}
+    except (ValueError, RecursionError):
+        body = {}
+    body = body if isinstance(body, dict) else {}
+    errors = body.get("errors")
+    errors = errors if isinstance(errors, dict) else {}
+    text = clean(reply.reason) or clean(str(body.get("message") or ""))
+    given = {str(name)[:60]: clean(str(problem)) for name, problem in errors.items()}
+    return text or f"PVE answered {reply.status} without a reason", given
+
+
+def _invalid(text: str, errors: dict[str, str], asked: Asked) -> tuple[Fault, Clue | None]:
+    place = f"{asked.verb} {asked.path}"
+    if len(errors) == 1:
+        name, problem = next(iter(errors.items()))
+        kind, hint, clue = explained(problem)
+        if kind in {Missing, Conflict, Denied}:
+            return kind(f"{place}: {name}: {problem}", hint=hint, detail=errors), clue
+    hint = "PVE's own words; api_describe shows what each parameter wants." if errors else ""
+    return Invalid(f"{place}: {text.rstrip('.')}", hint=hint, detail=errors), None
+
+
+def _unauthenticated(text: str, asked: Asked) -> Fault:
+    if "ticket" in text.lower() and text != "No ticket":
+        return Unauthenticated(text, hint="This method wants a ticket of its own kind.")
+    return Unauthenticated(
+        f"PVE does not accept the API token {asked.token}: {text}",
+        hint="Check on the node: `pveum user token list USER` (does the token exist, is it "
+        "expired?), `pveum user list` (is the user enabled?), and that the secret is the one "
+        "shown when the token was made. The node's journal has the exact reason (journalctl -u "
+        "pvedaemon -u pveproxy).",
+    )
+
+
+def _denied(text: str, asked: Asked) -> Fault:
+    if found := _CHECK_FAILED.match(text):
+        return _privilege_missing(found["path"], found["privileges"].split("|"), asked)
+    if "need proper ticket" in text:
+        return Denied(
+            f"PVE refuses API tokens for {asked.verb} {asked.path}",
+            hint="A person can do it in PVE's web interface.",
+        )
+    kind, hint, _ = explained(text)
+    if kind is Denied:
+        return Denied(text, hint=hint)
+    needed = sorted(set(_privileges(asked.method.permissions)))
+    also = f" {asked.verb} {asked.method.path} asks for: {', '.join(needed)}." if needed else ""
+    return Denied(
+        f"token {asked.token} may not do this: {text}",
+        hint=f"An administrator can grant a role that holds what is missing.{also}",
+    )
+
+
+def _privilege_missing(path: str, privileges: list[str], asked: Asked) -> Fault:
+    names = " or ".join(privileges)
+    if not path:
+        return Denied(
+            f"token {asked.token} lacks {names}, or a name in {asked.path} is not valid",
+            hint="PVE checks rights before names. Check the names in the path first.",
+        )
+    return Denied(
+        f"token {asked.token} lacks {names} on {path}",
+        hint=f"An administrator can grant it: `pveum acl modify {path} --tokens '{asked.token}' "
+        f"--roles ROLE` with a role that holds {names} (`pveum role list`). A token with privilege "
+        "separation also needs its user to have it.",
+    )
+
+
+def _privileges(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        if _PRIVILEGE.match(tree):
+            yield tree
+    elif isinstance(tree, Mapping):
+        yield from _privileges(tree.get("check"))
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from _privileges(part)
+
+
+def _unknown(text: str, asked: Asked) -> Fault:
+    if "too large" in text:
+        return Invalid(text, hint="Send less at once.")
+    return Invalid(
+        f"this PVE does not have {asked.verb} {asked.path}: {text}",
+        hint="Its version differs from the API description at hand, which is read again now.",
+    )
+
+
+def _silent_node(status: int, text: str, asked: Asked) -> Fault:
+    where = f"node {asked.node}" if asked.node else "PVE"
+    what = f"{where} did not answer ({status} {text})"
+    if asked.verb != "GET":
+        return uncertain(what, node=asked.node, started=asked.started)
+    return Unavailable(
+        what,
+        hint="GET /cluster/status shows which nodes are online. If this one is, its pvedaemon may "
+        "be down (systemctl status pvedaemon), or the guest agent hangs.",
+    )
+
+
+def _redirected(status: int) -> Fault:
+    return Misconfigured(
+        f"PVE answered with a redirect ({status})", hint="Use https:// in PVEMCP_PVE_URL."
+    )
