@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: `python -m tests.generate`.
+"""Write docs/reference and the snapshot of the tool list from the code: `python -m tests.generate`.
 
 With `--check`, write nothing, show how the pages differ from the code, and exit with 1 if they do.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 import click
 
 from pvemcp import errors
+from pvemcp.call import Effect
 from pvemcp.cli import commands
 from pvemcp.settings import CONFIG_VARIABLE, SYSTEM_CONFIG, Settings
-from pvemcp.tools.registry import TOOLS
+from pvemcp.tools.registry import TOOLS, listing
 from pvemcp.tools.tool import Tool
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+SNAPSHOT = FOLDER.parents[1] / "tests" / "contract" / "tools.json"
 MADE = "<!-- Made by `make format` from the code; changes here are lost. -->"
 
 
@@ -193,6 +196,7 @@ def main(arguments: list[str]) -> int:
         if diff := stale():
             sys.stdout.write(f"{diff}\nThe reference is stale: run make format.\n")
         return 1 if diff else 0
+    SNAPSHOT.write_text(json.dumps(listing(Effect.DESTROY), indent=1) + "\n", "utf-8")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in PAGES:
         (FOLDER / name).write_text(page(name), "utf-8")

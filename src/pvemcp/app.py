@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import uvicorn
 from mcp.server.lowlevel import Server
@@ -31,10 +31,11 @@ from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.connect import claude_code_command, service_url
 from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.pve.client import PveClient
 from pvemcp.server import Context, Service, build
-from pvemcp.settings import Settings, is_loopback, require_safe_listen, require_token
+from pvemcp.settings import Settings, require_safe_listen, require_token
 from pvemcp.store import Store
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ class App:
 
 def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
     """Return the client for the PVE that the settings name, or for a simulator's socket."""
-    url = settings.pve_url
-    on_host = unix_socket is None and HOST_DESCRIPTION.exists() and is_loopback(url)
+    on_host = unix_socket is None and settings.pve_is_local and HOST_DESCRIPTION.exists()
     return PveClient(
-        url,
+        settings.pve_url,
         ca_file=settings.pve_ca_file,
         fingerprint=settings.pve_fingerprint,
         socket=unix_socket,
@@ -75,13 +75,20 @@ def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClie
 
 
 def compose(
-    settings: Settings, *, store: Store, grants: Grants, pve: PveClient, default: ApiToken
+    settings: Settings,
+    *,
+    store: Store,
+    grants: Grants,
+    pve: PveClient,
+    default: ApiToken,
+    journal: TextIO | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
-    `default` is the PVE token of grants that carry none of their own.
+    `default` is the PVE token of grants that carry none of their own; `journal` gets a JSON line
+    of every call.
     """
-    service = Service(pve, Audit(store, sys.stderr), _principal_of_request)
+    service = Service(pve, Audit(store, journal), _principal_of_request)
     server, listen = build(service)
     mcp = server.streamable_http_app(
         streamable_http_path="/mcp",
@@ -232,10 +239,8 @@ def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
 
 
 def mcp_url(settings: Settings, bound: socket.socket) -> str:
-    """Return the URL that a client on this machine can use."""
-    host, port = settings.address[0], bound.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}/mcp"
+    """Return the URL of the service, with the port that it really has."""
+    return service_url(settings, bound.getsockname()[1])
 
 
 def _log_to_stderr(settings: Settings) -> None:
@@ -255,7 +260,9 @@ def serve(settings: Settings) -> int:
         grants = Grants(store)
         require_safe_listen(settings, has_grants=bool(grants.list()))
         pve = pve_client(settings)
-        app = compose(settings, store=store, grants=grants, pve=pve, default=default)
+        app = compose(
+            settings, store=store, grants=grants, pve=pve, default=default, journal=sys.stderr
+        )
         with bind(settings) as bound:
             logger.info("MCP at %s", mcp_url(settings, bound))
             asyncio.run(run_http(app, settings, bound))
@@ -303,8 +310,7 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
         default = ApiToken(*world.token())
         app = compose(settings, store=store, grants=grants, pve=pve, default=default)
         url = mcp_url(settings, bound)
-        header = f'--header "Authorization: Bearer {secret}"'
-        add = f"claude mcp add --transport http pvemcp {url} {header}"
+        add = claude_code_command(url, secret)
         print(  # noqa: T201 - the answer to the command
             f"A simulated Proxmox VE is running; nothing real is touched.\n\n"
             f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\nCtrl-C ends it.",

@@ -85,10 +85,10 @@ async def test_a_change_is_sent_and_followed() -> None:
             "api_change",
             method="POST",
             path=f"/nodes/pve1/qemu/{vmid}/snapshot",
-            params={"snapname": "before-upgrade", "vmstate": True},
+            params={"snapname": "fresh-one", "vmstate": True},
         )
         assert ": OK after" in text
-        assert "before-upgrade" in await client.call("guest_get", guest=vmid)
+        assert "fresh-one" in await client.call("guest_get", guest=vmid)
 
 
 async def test_a_duplicate_snapshot_is_an_error_though_pve_said_200() -> None:

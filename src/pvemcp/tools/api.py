@@ -13,12 +13,12 @@ from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.effects import effect_of, forbidden, unavailable, why, worst_effect
 from pvemcp.pve.schema import Method, Parameter
 from pvemcp.pve.validate import validate
-from pvemcp.tools.render import cell, record, to_json, within_budget
+from pvemcp.tools.render import plain, record, to_json, within_budget
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
 from pvemcp.tools.tool import Format, Started, tool
 
-Path = Annotated[str, Field(description="such as /nodes/pve1/qemu/100/config")]
+Path = Annotated[str, Field(description="/nodes/pve1/qemu/100/config")]
 Params = dict[str, Any] | None
 Verb = Literal["GET", "POST", "PUT", "DELETE"]
 
@@ -99,14 +99,15 @@ async def _list(
         ((acl, privilege) for part, acl, privilege in _SEEN_BY if part in path), ("/", "Sys.Audit")
     )
     blind = await pve.blind(acl, privilege)
-    head = "empty list" if not rows else f"{page.total} items"
+    head = f"{page.total} item{'s' * (page.total != 1)}" if rows else "empty list"
     notes = [blind] if blind else []
-    return write(page, query.fields or _columns(page), format=format, head=head, notes=notes)
+    columns = query.fields or _columns(page)
+    return write(page, columns, format=format, head=head, notes=notes, cells=plain)
 
 
 def _columns(page: Page) -> list[str]:
-    """Return all fields of a page in a steady order: those that identify a row come first."""
-    names = list(dict.fromkeys(name for row in page.rows for name in row))
+    """Return the fields that some row has, in a steady order: first those that identify it."""
+    names = {name for row in page.rows for name, value in row.items() if value not in (None, "")}
     first = ["vmid", "id", "name", "node", "type", "storage", "volid", "userid", "iface", "status"]
     return [n for n in first if n in names] + sorted(n for n in names if n not in first)
 
@@ -120,7 +121,7 @@ def _plain(data: Any) -> str:
         case dict():
             return record(data)
         case list():
-            return "\n".join(cell("", item) for item in data) or "empty list"
+            return "\n".join(plain("", item) for item in data) or "empty list"
         case _:
             return str(data)
 

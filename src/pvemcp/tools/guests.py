@@ -77,7 +77,7 @@ async def guest_get(
     pve: Pve,
     guest: GuestName,
     parts: Annotated[
-        list[Part] | None, Field(description="all by default; status is always there")
+        list[Part] | None, Field(description="default: all")
     ] = None,
     format: Format = "text",
 ) -> str:
@@ -161,6 +161,8 @@ def _status(guest: Guest, status: Mapping[str, Any]) -> str:
     ha = status.get("ha") or {}
     flags += [f"HA: {ha.get('state', 'managed')}"] if ha.get("managed") else []
     mem, maxmem, disk = (size(status.get(key) or 0) for key in ("mem", "maxmem", "maxdisk"))
+    if status.get("disk"):  # PVE knows it of containers only
+        disk = f"{size(status['disk'])} of {disk}"
     cpu = cell("cpu", float(status.get("cpu") or 0))
     use = f"cpu {cpu} of {status.get('cpus')}, mem {mem} of {maxmem}, disk {disk}"
     return "\n".join([f"{guest} on {guest.node}: {state}", use, *flags])

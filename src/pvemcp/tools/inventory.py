@@ -83,9 +83,9 @@ async def inventory_find(
     kind: Kind = "guests",
     where: Annotated[
         list[str] | None,
-        Field(description='all must hold: "status=running", "name~web*", "mem>4GiB"'),
+        Field(description=''status=running', 'name~web*', 'mem>4GiB'; all must hold'),
     ] = None,
-    sort: Annotated[str, Field(description="field; -field descends")] = "",
+    sort: Annotated[str, Field(description="-field descends")] = "",
     fields: list[str] | None = None,
     limit: Annotated[int, Field(ge=1, le=1000)] = 40,
     cursor: str = "",
@@ -255,7 +255,9 @@ def _tasks(title: str, tasks: Sequence[Row]) -> list[str]:
 
 def _task(task: Row) -> str:
     took = (task.get("endtime") or 0) - (task.get("starttime") or 0)
-    state = f"{task.get('status')} after {duration(took)}" if task.get("endtime") else "running"
+    status = str(task.get("status"))
+    status = status if len(status) <= 120 else f"{status[:117]}..."
+    state = f"{status} after {duration(took)}" if task.get("endtime") else "running"
     return (
         f"{task.get('type')} {task.get('id') or '-'} on {task.get('node')}: {state}  {task['upid']}"
     )

@@ -39,7 +39,7 @@ _FIELDS: Mapping[Part, Sequence[str]] = {
 async def node_get(
     pve: Pve,
     node: str,
-    parts: Annotated[list[Part] | None, Field(description="more to show beside status")] = None,
+    parts: Annotated[list[Part] | None, Field(description="beside status")] = None,
     format: Format = "text",
 ) -> str:
     """Show one node: version, load, memory, root disk; parts adds guests, storages and more."""

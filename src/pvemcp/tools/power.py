@@ -32,11 +32,11 @@ _DONE: Mapping[Action, str] = {
 @tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
 async def guest_power(
     pve: Pve,
-    guests: Annotated[int | str | list[int | str], Field(description="vmid or name, or a list")],
+    guests: Annotated[int | str | list[int | str], Field(description="vmids or names")],
     action: Action,
     wait: Wait = 120,
     timeout: Annotated[
-        int | None, Field(ge=1, le=3600, description="seconds a guest gets for shutdown or reboot")
+        int | None, Field(ge=1, le=3600, description="seconds to shut down in")
     ] = None,
 ) -> str | Started:
     """Start, shutdown, reboot, suspend or resume guests; stop and reset lose unsaved data."""
@@ -45,7 +45,11 @@ async def guest_power(
     names = guests if isinstance(guests, list) else [guests]
     if not names:
         raise Invalid("guests is empty", hint="Name at least one guest.")
-    found = list(dict.fromkeys([await locate(pve, name) for name in names]))
+    try:
+        found = list(dict.fromkeys([await locate(pve, name) for name in names]))
+    except Fault as fault:
+        fault.hint = f"{fault.hint} Nothing was done.".lstrip()
+        raise
     if len(found) == 1:
         return await _power(pve, found[0], action, wait=wait, timeout=timeout, alone=True)
     return await _all(pve, found, action, wait=wait, timeout=timeout)

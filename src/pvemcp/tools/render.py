@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 BUDGET = 32_000
@@ -48,11 +48,26 @@ def moment(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(epoch))
 
 
-def cell(name: str, value: Any) -> str:
-    """Write one value of the field `name` on one line."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+Cell = Callable[[str, Any], str]
+"""Writes one value of a field on one line."""
+
+
+def plain(name: str, value: Any) -> str:  # noqa: ARG001 - a Cell
+    """Write a value as PVE gave it: the unit of a field depends on the method it came from."""
     match value:
         case None:
+            return ""
+        case dict() | list():
+            return to_json(value)
+        case _:
+            return " ".join(str(value).split())
+
+
+def cell(name: str, value: Any) -> str:
+    """Write a value with the unit that the field `name` has in PVE's lists and states."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match value:
+        case 0 if name == "template":
             return ""
         case _ if number and name in _BYTES:
             return size(value)
@@ -64,29 +79,32 @@ def cell(name: str, value: Any) -> str:
             return f"{value * 100:.1f}%"
         case float():
             return f"{value:.4g}"
-        case dict() | list():
-            return to_json(value)
         case _:
-            return " ".join(str(value).split())
+            return plain(name, value)
 
 
-def table(rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
+def table(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], *, write: Cell = cell) -> str:
     """Write rows as a tab-separated table with a header."""
     lines = ["\t".join(fields)]
-    lines += ["\t".join(cell(name, row.get(name)) for name in fields).rstrip() for row in rows]
+    lines += ["\t".join(write(name, row.get(name)) for name in fields).rstrip() for row in rows]
     return "\n".join(lines)
 
 
 def record(values: Mapping[str, Any], *, indent: str = "") -> str:
-    """Write a mapping as `name: value` lines; a value of several lines is indented below."""
+    """Write a mapping as `name: value` lines, values as PVE gave them.
+
+    A value of several lines is indented below its name; a mapping is written as `name.key`.
+    """
     lines = []
     for name, value in values.items():
         text = value.rstrip("\n") if isinstance(value, str) else ""
-        if "\n" in text:
+        if isinstance(value, Mapping) and value:
+            lines.append(record({f"{name}.{key}": v for key, v in value.items()}, indent=indent))
+        elif "\n" in text:
             below = "\n".join(f"{indent}  {line}" for line in text.split("\n"))
             lines.append(f"{indent}{name}:\n{below}")
         else:
-            lines.append(f"{indent}{name}: {cell(name, value)}")
+            lines.append(f"{indent}{name}: {plain(name, value)}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from pvemcp.errors import Invalid
-from pvemcp.tools.render import BUDGET, table, to_json
+from pvemcp.tools.render import BUDGET, Cell, cell, table, to_json
 from pvemcp.tools.tool import Format
 
 Row = Mapping[str, Any]
@@ -72,47 +72,43 @@ def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str
 
 
 def write(
-    page: Page, fields: Sequence[str], *, format: Format, head: str = "", notes: Sequence[str] = ()
+    page: Page,
+    fields: Sequence[str],
+    *,
+    format: Format,
+    head: str = "",
+    notes: Sequence[str] = (),
+    cells: Cell = cell,
 ) -> str:
     """Write a page as a table or as JSON, within the budget and with a way to get more."""
     shown = list(page.rows)
     while True:
-        cut = len(shown) < len(page.rows)
-        text = _write(shown, page, fields, format=format, head=head, notes=notes, cut=cut)
+        said = [*notes, *_rest(page, len(shown))]
+        if format == "json":
+            text = _json(page, shown, fields, notes=said)
+        else:
+            rows = [table(shown, fields, write=cells)] if shown else []
+            text = "\n".join([*([head] if head else []), *rows, *said])
         if len(text) <= BUDGET or len(shown) <= 1:
             return text
         shown = shown[: max(1, len(shown) * BUDGET // (len(text) + 1))]
 
 
-def _write(
-    shown: Sequence[Row],
-    page: Page,
-    fields: Sequence[str],
-    *,
-    format: Format,
-    head: str,
-    notes: Sequence[str],
-    cut: bool,
-) -> str:
-    if format == "json":
-        items = [{name: row[name] for name in fields if name in row} for row in shown]
-        answer: dict[str, Any] = {"total": page.total, "items": items}
-        if page.cursor and not cut:
-            answer["cursor"] = page.cursor
-        if cut:
-            notes = [*notes, f"cut to {len(shown)} items: ask again with limit={len(shown)}"]
-        if notes:
-            answer["notes"] = list(notes)
-        return to_json(answer)
-    lines = [head] if head else []
-    if shown:
-        lines.append(table(shown, fields))
-    lines += notes
-    if cut:
-        lines.append(f"{len(shown)} of {page.total} shown; ask again with limit={len(shown)}.")
-    elif page.cursor:
-        lines.append(f"{len(shown)} of {page.total} shown; more: cursor={page.cursor}")
-    return "\n".join(lines)
+def _rest(page: Page, shown: int) -> list[str]:
+    """Say how to get the rows that are not shown."""
+    if shown < len(page.rows):
+        return [f"{shown} of {page.total} shown; ask again with limit={shown}."]
+    return [f"{shown} of {page.total} shown; more: cursor={page.cursor}"] if page.cursor else []
+
+
+def _json(page: Page, shown: Sequence[Row], fields: Sequence[str], *, notes: list[str]) -> str:
+    items = [{name: row[name] for name in fields if name in row} for row in shown]
+    answer: dict[str, Any] = {"total": page.total, "items": items}
+    if page.cursor and len(shown) == len(page.rows):
+        answer["cursor"] = page.cursor
+    if notes:
+        answer["notes"] = notes
+    return to_json(answer)
 
 
 @dataclass(frozen=True, slots=True)

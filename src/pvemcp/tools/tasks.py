@@ -14,13 +14,13 @@ from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import TaskEnd, Upid, run_task, task_log
 from pvemcp.tools.guests import GuestName, locate
 from pvemcp.tools.render import duration, moment, to_json, within_budget
-from pvemcp.tools.rows import Query, select, write
+from pvemcp.tools.rows import Page, write
 from pvemcp.tools.tool import Format, Started, tool
 
 GRACE = 1.0
 """Seconds that a client with MCP tasks waits for a quick task before it gets the task's id."""
 
-Wait = Annotated[int, Field(ge=0, le=3600, description="seconds to wait for the end")]
+Wait = Annotated[int, Field(ge=0, le=3600, description="seconds")]
 State = Literal["any", "running", "ok", "error", "warning"]
 
 
@@ -54,14 +54,14 @@ def headline(upid: Upid) -> str:
     return f"{upid.type} {upid.id} on {upid.node}".replace("  ", " ")
 
 
-@tool(always=True)
+@tool()
 async def task_list(
     pve: Pve,
-    node: Annotated[str, Field(description="its whole history; else the latest of all nodes")] = "",
+    node: Annotated[str, Field(description="gives the whole history")] = "",
     guest: GuestName | None = None,
     state: State = "any",
-    type: Annotated[str, Field(description="such as qmstart, vzdump")] = "",
-    since: Annotated[str, Field(description="age such as 90m, 24h, 7d")] = "",
+    type: Annotated[str, Field(description="such as vzdump")] = "",
+    since: Annotated[str, Field(description="90m, 24h, 7d")] = "",
     limit: Annotated[int, Field(ge=1, le=500)] = 20,
     format: Format = "text",
 ) -> str:
@@ -77,9 +77,11 @@ async def task_list(
         rows = await pve.get("/cluster/tasks")
     rows = [_row(r) for r in rows if _wanted(r, state, type=type, after=after)]
     rows.sort(key=lambda row: -row["starttime"])
-    page = select(rows, Query(limit=limit), key="")
+    page = Page(rows[:limit], len(rows), "")
     blind = await pve.blind(f"/nodes/{node}" if node else "/nodes", "Sys.Audit")
     note = [blind.replace("the list", "tasks of others are not shown; the list")] if blind else []
+    if len(rows) > limit:
+        note.append(f"{limit} of {len(rows)} shown; ask with a higher limit, or since and state.")
     if not node:
         note.append("Only the latest of each node; give node or guest for the history.")
     fields = ("type", "id", "node", "user", "starttime", "took", "status", "upid")

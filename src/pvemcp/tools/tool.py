@@ -16,7 +16,8 @@ from pvemcp.errors import Invalid
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""
 
-_KEPT = ("type", "enum", "items", "description", "minimum", "maximum", "additionalProperties")
+_KEPT = ("type", "enum", "items", "description")
+"""What of a JSON schema is worth its tokens: bounds are checked, and told when they are broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +128,13 @@ def _compact(declared: Mapping[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = merged[0] if len(merged) == 1 else {"anyOf": merged}
     else:
         kept = {key: declared[key] for key in _KEPT if key in declared}
-        if kept.get("additionalProperties") is True:
-            del kept["additionalProperties"]
         if "items" in kept:
             kept["items"] = _compact(kept["items"])
         if "enum" in kept:
             kept.pop("type", None)
     if "description" in declared:
         kept["description"] = declared["description"]
-    if declared.get("default") not in (None, "", [], {}):
-        kept["default"] = declared["default"]
+    default = declared.get("default")
+    if default not in (None, "", [], {}, next(iter(kept.get("enum", ())), None)):
+        kept["default"] = default
     return kept
