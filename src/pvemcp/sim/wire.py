@@ -27,13 +27,21 @@ class _Connection(h11.Connection):
         super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         self.answered = 0
         self.hang_up = False
+        self._head: list[bytes] = []
 
     def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
-        """Serialise an event; an answer that is to be dropped becomes nothing."""
+        """Serialise an event; an answer that is to be dropped becomes nothing.
+
+        The head waits for the body, so that both leave in one packet.
+        """
         if isinstance(event, h11.Response):
-            event = self._response(event)
+            self._head = super().send_with_data_passthrough(self._response(event)) or []
+            return []
         data = super().send_with_data_passthrough(event)
-        return [] if self.hang_up and data else data
+        if data is None or self.hang_up:
+            return None if data is None else []
+        head, self._head = self._head, []
+        return [*head, *data]
 
     def _response(self, event: h11.Response) -> h11.Response:
         self.answered += 1
