@@ -76,9 +76,7 @@ async def _missing(pve: Pve, wanted: str, rows: Sequence[Mapping[str, Any]]) -> 
 async def guest_get(
     pve: Pve,
     guest: GuestName,
-    parts: Annotated[
-        list[Part] | None, Field(description="default: all")
-    ] = None,
+    parts: Annotated[list[Part] | None, Field(description="default: all")] = None,
     format: Format = "text",
 ) -> str:
     """Show one guest: status, config with pending changes, snapshots and IP addresses."""

@@ -83,7 +83,7 @@ async def inventory_find(
     kind: Kind = "guests",
     where: Annotated[
         list[str] | None,
-        Field(description=''status=running', 'name~web*', 'mem>4GiB'; all must hold'),
+        Field(description="all of: 'status=running', 'name~web*', 'mem>4GiB'"),
     ] = None,
     sort: Annotated[str, Field(description="-field descends")] = "",
     fields: list[str] | None = None,
