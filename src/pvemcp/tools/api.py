@@ -18,7 +18,6 @@ from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
 from pvemcp.tools.tool import Format, Started, tool
 
-Path = Annotated[str, Field(description="/nodes/pve1/qemu/100/config")]
 Params = dict[str, Any] | None
 Verb = Literal["GET", "POST", "PUT", "DELETE"]
 
@@ -38,7 +37,7 @@ _SEEN_BY: Sequence[tuple[str, str, str]] = (
 
 @tool(always=True)
 async def api_search(pve: Pve, query: str, limit: Annotated[int, Field(ge=1, le=50)] = 12) -> str:
-    """Find methods of the PVE API by words of their path, parameters or purpose."""
+    """Find PVE API methods by words of path, parameters or purpose."""
     description = await pve.description()
     found = description.search(query, limit)
     if not found:
@@ -48,8 +47,8 @@ async def api_search(pve: Pve, query: str, limit: Annotated[int, Field(ge=1, le=
 
 
 @tool()
-async def api_describe(pve: Pve, path: Path, method: Verb = "GET") -> str:
-    """Describe one method of the PVE API: purpose, effect, privileges, parameters, result."""
+async def api_describe(pve: Pve, path: str, method: Verb = "GET") -> str:
+    """Describe a PVE API method: effect, privileges, parameters, result."""
     found = (await pve.description()).match(method, path).method
     lines = [f"{found.verb} {found.path}", found.description.strip(), f"effect: {_effect(found)}"]
     reason = forbidden(found.verb, found.path) or unavailable(found.verb, found.path, {})
@@ -68,7 +67,7 @@ async def api_describe(pve: Pve, path: Path, method: Verb = "GET") -> str:
 @tool(always=True)
 async def api_read(
     pve: Pve,
-    path: Path,
+    path: Annotated[str, Field(description="/nodes/pve1/qemu/100/config")],
     params: Params = None,
     where: Annotated[list[str] | None, Field(description="as in inventory_find")] = None,
     sort: str = "",
@@ -128,9 +127,9 @@ def _plain(data: Any) -> str:
 
 @tool(effect=Effect.CHANGE)
 async def api_change(
-    pve: Pve, method: Literal["POST", "PUT"], path: Path, params: Params = None, wait: Wait = 60
+    pve: Pve, method: Literal["POST", "PUT"], path: str, params: Params = None, wait: Wait = 60
 ) -> str | Started:
-    """Call a method of the PVE API that changes something, and follow its task to the end."""
+    """Call a PVE API method that changes something, and follow its task."""
     found = (await pve.description()).match(method, path)
     checked = validate(found.method, {**found.values, **(params or {})})
     if effect_of(method, found.method.path, checked) > Effect.CHANGE:
@@ -142,12 +141,12 @@ async def api_change(
 @tool(effect=Effect.DESTROY)
 async def api_destroy(
     pve: Pve,
-    path: Path,
+    path: str,
     method: Literal["DELETE", "POST", "PUT"] = "DELETE",
     params: Params = None,
     wait: Wait = 60,
 ) -> str | Started:
-    """Call a method of the PVE API that deletes, overwrites or cuts off, and follow its task."""
+    """Call a PVE API method that deletes, overwrites or cuts off, and follow its task."""
     return await _write(pve, method, path, params, wait=wait)
 
 

@@ -9,14 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from pvemcp.errors import Conflict, Fault, Missing
 from pvemcp.pve.client import Pve
 from pvemcp.tools.render import cell, duration, moment, record, size, table, to_json, within_budget
 from pvemcp.tools.tool import Format, tool
 
-GuestName = Annotated[int | str, Field(description="vmid or name")]
+GuestName = Annotated[
+    int | str, WithJsonSchema({"type": "string"}), Field(description="vmid or name")
+]
+"""A guest as a caller names it; a bare number is taken too."""
 Part = Literal["config", "snapshots", "addresses"]
 _VMID = re.compile(r"[1-9][0-9]{0,9}")
 

@@ -91,7 +91,7 @@ async def inventory_find(
     cursor: str = "",
     format: Format = "text",
 ) -> str:
-    """List guests (VMs and containers), nodes, storages or pools of the whole cluster."""
+    """List guests, nodes, storages or pools of the cluster."""
     listing = LISTINGS[kind]
     rows = await rows_of(pve, kind)
     query = Query(where or (), sort, fields or (), limit, cursor)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
@@ -39,10 +37,10 @@ _FIELDS: Mapping[Part, Sequence[str]] = {
 async def node_get(
     pve: Pve,
     node: str,
-    parts: Annotated[list[Part] | None, Field(description="beside status")] = None,
+    parts: list[Part] | None = None,
     format: Format = "text",
 ) -> str:
-    """Show one node: version, load, memory, root disk; parts adds guests, storages and more."""
+    """Show one node: version, load, memory, root disk, and parts."""
     chosen = list(dict.fromkeys(parts or []))
     status, *got = await asyncio.gather(
         pve.get("/nodes/{node}/status", node=node), *(_part(pve, node, part) for part in chosen)

@@ -12,7 +12,7 @@ from pvemcp.call import Effect
 from pvemcp.errors import Conflict, Fault, Invalid, TaskFailed
 from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import follow_ha, run_task
-from pvemcp.tools.guests import Guest, locate
+from pvemcp.tools.guests import Guest, GuestName, locate
 from pvemcp.tools.tasks import Wait, ending, finish
 from pvemcp.tools.tool import Started, tool
 
@@ -32,7 +32,7 @@ _DONE: Mapping[Action, str] = {
 @tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
 async def guest_power(
     pve: Pve,
-    guests: Annotated[int | str | list[int | str], Field(description="vmids or names")],
+    guests: GuestName | list[GuestName],
     action: Action,
     wait: Wait = 120,
     timeout: Annotated[
