@@ -63,6 +63,12 @@ _CONTENT = "/nodes/{node}/storage/{storage}/content"
 _TASK = "/nodes/{node}/tasks/{upid}"
 _GUEST_KEYS = {"node": NODE, "vmid": VMID}
 _VOLUME = {"node": NODE, "storage": STORAGE, "volume": {"type": "string"}}
+_FILTERS: dict[str, Any] = {
+    "vmid": VMID | {"optional": 1},
+    "since": {"type": "integer", "optional": 1},
+    "source": {"type": "string", "enum": ["archive", "active", "all"], "optional": 1},
+    "limit": {"type": "integer", "minimum": 0, "optional": 1},
+}
 _UPID = {"node": NODE, "upid": {"type": "string"}}
 
 TREE = [
@@ -118,7 +124,7 @@ TREE = [
             node(_CONTENT, method("GET", {"node": NODE, "storage": STORAGE}), children=(
                 node(f"{_CONTENT}/{{volume}}", method("GET", _VOLUME), method("DELETE", _VOLUME)),
             )),
-            node("/nodes/{node}/tasks", method("GET", {"node": NODE}), children=(
+            node("/nodes/{node}/tasks", method("GET", {"node": NODE} | _FILTERS), children=(
                 node(_TASK, method("GET", _UPID), method("DELETE", _UPID)),
                 node(f"{_TASK}/status", method("GET", _UPID)),
                 node(f"{_TASK}/log", method("GET", _UPID | {

@@ -59,14 +59,16 @@ def _next_cut(body: bytes, position: int, rows: list[Any]) -> int:
     """Decode rows up to a boundary about PIECE bytes on; return where the next begins, or 0.
 
     `},{"` can stand inside a nested list or at the end of a text; then the piece is no JSON, and
-    a longer one is tried.
+    the next boundaries are tried, farther and farther away.
     """
-    size = PIECE
-    while (cut := body.find(_BETWEEN, position + size)) > 0:
+    step = 1
+    cut = body.find(_BETWEEN, position + PIECE)
+    while cut > 0:
         try:
             rows += json.loads(b"[" + body[position : cut + 1] + b"]")
         except ValueError:
-            size *= 2
-            continue
-        return cut + 2
+            step += step // 4 + 1
+            cut = body.find(_BETWEEN, cut + step)
+        else:
+            return cut + 2
     return 0

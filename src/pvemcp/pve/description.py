@@ -118,8 +118,8 @@ class Description:
     def match(self, verb: str, path: str) -> Match:
         """Resolve a concrete path such as `/nodes/pve1/qemu/100/config`.
 
-        Segments may be percent-encoded once. A leading `/api2/json` and a trailing slash are
-        tolerated. A segment never matches more than its own template parameter: `..`, empty
+        Segments may be percent-encoded once. A leading `/api2/json` is tolerated, and a trailing
+        slash of a read. A segment never matches more than its own template parameter: `..`, empty
         segments and encoded slashes are refused (slashes are fine in a volume id at the end).
         Raises Invalid with the nearest existing paths, or the verbs that the path does have.
         """
@@ -139,6 +139,11 @@ class Description:
         return [m for verb, path in found if (m := self.method(verb, path)) is not None]
 
     def _resolve(self, verb: str, path: str) -> Match:
+        if verb != "GET" and path.endswith("/"):
+            raise Invalid(
+                "the path of a write ends in a slash: a name seems to be missing",
+                hint="Name what is meant, or leave the slash out.",
+            )
         node, values = self._descend(segments_of(path))
         method = self.method(verb, node.template) if node.template else None
         if method is None:

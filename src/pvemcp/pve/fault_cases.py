@@ -71,7 +71,7 @@ CASES = (
         "administrator clears the lock with `qm unlock VMID` or `pct unlock VMID` on the node.",
     ),
     _case(
-        r"checksum mismatch|detected modified configuration|digest", Conflict,
+        r"checksum mismatch|detected modified configuration", Conflict,
         "Someone changed it meanwhile. Read it again, and repeat with its new digest if the change "
         "is still right.",
     ),
@@ -80,7 +80,6 @@ CASES = (
           "is to go."),
     _case(r"is running - destroy failed|(?:VM|CT|container) \d+ (?:is|already) running"
           r"|already running", Conflict, "Shut it down first, or leave it as it is."),
-    _case(r"is not running|not running$", Conflict, "Start the guest first."),
     _case(r"(?:it'?s|is) a template|on (?:a )?template|base (?:volume|image) .* in use"
           r"|linked clone", Conflict,
           "A template never runs, and cannot go while clones depend on it: clone it."),
@@ -88,6 +87,7 @@ CASES = (
           "Set agent=1 in the VM's options, install qemu-guest-agent in the guest, restart it."),
     _case(r"QEMU guest agent is not running", Conflict,
           "Start the service qemu-guest-agent inside the guest."),
+    _case(r"is not running|not running$", Conflict, "Start the guest first."),
     _case(r"no quorum|cluster not ready", Unavailable,
           "Too few nodes are online, so the configuration is read-only. Look at GET "
           "/cluster/status; nothing was changed."),

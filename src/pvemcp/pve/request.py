@@ -85,7 +85,7 @@ def fill(path: str, params: dict[str, Any]) -> str:
     if "{" not in path:
         return path
     used = set(_PLACEHOLDER.findall(path))
-    absent = [name for name in used if not isinstance(params.get(name), (str, int))]
+    absent = [name for name in used if not _usable(params.get(name))]
     if absent:
         raise Invalid(
             f"the path needs a value for {', '.join(sorted(absent))[:200]}",
@@ -96,6 +96,11 @@ def fill(path: str, params: dict[str, Any]) -> str:
     except (ValueError, UnicodeError):
         raise Invalid("a value of the path is not a usable text") from None
     return _PLACEHOLDER.sub(lambda found: values[found[1]], path)
+
+
+def _usable(value: Any) -> bool:
+    """An empty value would turn the path into that of another method."""
+    return value != "" and isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def _refuse_forbidden(method: Method) -> None:

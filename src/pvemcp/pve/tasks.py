@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pvemcp.call import no_progress
-from pvemcp.errors import Fault, Missing, TaskFailed, Unavailable
+from pvemcp.errors import Denied, Fault, Missing, Rejected, TaskFailed, Unavailable
 from pvemcp.pve.faults import clean, explained
 from pvemcp.pve.progress import percent
 from pvemcp.pve.upid import Upid, is_upid
@@ -28,7 +28,7 @@ TAIL = 10
 """Log lines that come with a task's end."""
 PAGE = 500
 """Log lines read at once."""
-REPORT_EVERY = 1.0
+REPORT_EVERY = 0.4
 """Seconds between progress reports."""
 
 Status = Literal["ok", "warnings", "failed", "running"]
@@ -214,7 +214,7 @@ class _HaGuest:
                 "/nodes/{node}/tasks", node=node, vmid=self._vmid, since=self._since,
                 source="all", limit=20,
             )  # fmt: skip
-        except Fault:
+        except (Denied, Rejected, Unavailable):
             return ""
         kinds = ("qmstart", "vzstart", "qmstop", "vzstop", "qmshutdown", "vzshutdown")
         return next((str(r["upid"]) for r in rows or () if r.get("type") in kinds), "")
