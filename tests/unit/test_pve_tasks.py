@@ -90,8 +90,7 @@ def test_upids_are_known_by_their_value(text: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "UPID:", "foo", None, 7, [], UPID[:-1], UPID + "x", "x" + UPID, UPID + "
-",
+    ["", "UPID:", "foo", None, 7, [], UPID[:-1], UPID + "x", "x" + UPID, UPID + "\n",
      UPID.replace("100", "a/b"), UPID.replace("pve1", "../x"), UPID.replace("100", "x" * 600)],
 )  # fmt: skip
 def test_other_values_are_no_upids(value: Any) -> None:
