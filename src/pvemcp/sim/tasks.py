@@ -78,6 +78,7 @@ class Tasks:
         self.changed: Callable[[], None] = nothing
         self._clock = clock
         self._all: dict[str, Task] = {}
+        self._running: dict[str, Task] = {}
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._pid = 1200
 
@@ -102,7 +103,7 @@ class Tasks:
         pstart = (self._pid * 13) & 0xFFFFFFFF
         upid = f"UPID:{node}:{self._pid:08X}:{pstart:08X}:{now:08X}:{type_}:{id}:{user}:"
         task = Task(upid, node, type_, id, user, now, self._pid, pstart, work)
-        self._all[upid] = task
+        self._all[upid] = self._running[upid] = task
         self._attempt(task)
         if self.progress == "immediate":
             self._end(task, OK)
@@ -147,7 +148,7 @@ class Tasks:
 
     def _settle_timed(self) -> None:
         now = self._clock.now()
-        for task in [task for task in self._all.values() if task.running]:
+        for task in list(self._running.values()):
             share = 1.0 if task.doomed else (now - task.starttime) / max(task.work.seconds, 0.001)
             if share >= 1.0 and now > task.starttime:
                 self._end(task, OK)
@@ -177,6 +178,7 @@ class Tasks:
         good = status.startswith((OK, "WARNINGS"))
         task.endtime = max(self._clock.seconds(), task.starttime)
         task.exitstatus = status
+        self._running.pop(task.upid, None)
         task.log.append(f"TASK {status}" if good else f"TASK ERROR: {status}")
         self.changed()
         if good:
