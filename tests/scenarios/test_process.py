@@ -13,6 +13,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
@@ -20,6 +22,7 @@ from pvemcp.call import Effect
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
+from tests.scenarios.rig import ERAS, Caller
 
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -159,6 +162,29 @@ async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Pat
         assert "PVEMCP_TLS_CERT" in text
         assert "grant create" in text
         assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_stdio_serves_one_client_up_to_its_ceiling(tmp_path: Path, era: str) -> None:
+    async with simulated(make_world("homelab")) as env:
+        del env["PVEMCP_LISTEN"]
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        command = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "pvemcp", "stdio", "--ceiling", "change"],
+            env=env,
+        )
+        with (tmp_path / "stderr").open("w") as stderr:
+            mode = "legacy" if era == ERAS[0] else era
+            async with Client(stdio_client(command, errlog=stderr), mode=mode) as client:
+                names = {tool.name for tool in (await client.list_tools()).tools}
+                assert "api_change" in names
+                assert "api_destroy" not in names
+                caller = Caller(client)
+                assert "12 guests" in await caller.call("inventory_find")
+        said = (tmp_path / "stderr").read_text()
+        assert '"tool":"inventory_find"' in said
+        assert env["PVEMCP_PVE_TOKEN_SECRET"] not in said
 
 
 async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:

@@ -53,14 +53,14 @@ class Tool:
 
     def _invalid(self, error: ValidationError) -> Invalid:
         known = list(self.arguments.model_fields)
-        detail: dict[str, str] = {}
-        for problem in error.errors(include_url=False, include_context=False):
+        found: dict[str, list[str]] = {}
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
             name = str(problem["loc"][0]) if problem["loc"] else self.name
-            if name in detail:
-                continue
-            detail[name[:80]] = _explain(name, problem["type"], problem["msg"], known)
-            if len(detail) == 10:
-                break
+            said = found.setdefault(name[:80], [])
+            text = _explain(name, problem["type"], problem["msg"], known)
+            if text not in said:  # a parameter of several types complains once for each
+                said.append(text)
+        detail = {name: " or ".join(said[:3]) for name, said in list(found.items())[:10]}
         usage = ", ".join(known) or "none"
         return Invalid(
             f"{self.name}: wrong arguments",
