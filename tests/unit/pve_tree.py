@@ -117,7 +117,10 @@ TREE = [
                              method("POST", _GUEST_KEYS | {
                                 "snapname": {"type": "string", "format": "pve-configid",
                                              "maxLength": 40, "description": "Its name."},
-                             }, about="Snapshot a VM.")),
+                             }, about="Snapshot a VM."), children=(
+                            node(f"{_GUEST}/snapshot/{{snapname}}", method(
+                                "GET", _GUEST_KEYS | {"snapname": {"type": "string"}})),
+                        )),
                         node(f"{_GUEST}/vncwebsocket", method("GET", _GUEST_KEYS)),
                     )),
             )),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvemcp.call import ApiToken, Effect, Verdict
-from pvemcp.errors import Denied, Fault, Invalid, Missing, Rejected, Unavailable
+from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing, Rejected, Unavailable
 from pvemcp.pve.client import Answer
 from pvemcp.pve.decode import LARGE, decode
 from pvemcp.pve.request import fill, prepare
@@ -362,6 +362,39 @@ async def test_the_guest_that_is_elsewhere_is_found() -> None:
             assert hint in caught.value.hint
         assert server.asked.count("GET /api2/json/cluster/resources?type=vm") == 1
         assert call.steps[0].status == 500
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "rows", "words"),
+    [
+        ("/nodes/pve9/status", "hostname lookup 'pve9' failed", [{"node": "pve1"}],
+         "no node pve9\nDid you mean pve1? There is pve1."),
+        ("/nodes/pve9/status", "hostname lookup 'pve9' failed", [{"node": "pve9"}],
+         "node pve9 is known but cannot be reached"),
+        ("/nodes/pve1/storage/nsa/content", "storage 'nsa' does not exist",
+         [{"storage": "nas"}, {"storage": "nas"}, {"storage": "local"}],
+         "no storage nsa\nDid you mean nas? There is local, nas."),
+        (f"{GUEST}/snapshot/befor", "snapshot 'befor' does not exist",
+         [{"name": "before"}, {"name": "current"}], "Did you mean before? There is before."),
+        (f"{GUEST}/snapshot/befor", "snapshot 'befor' does not exist", [], "There is none"),
+        (f"{GUEST}/snapshot/befor", "snapshot 'befor' does not exist", None, "does not exist"),
+        (f"{GUEST}/config", "VM is locked (backup)",
+         [{"type": "vzdump", "id": "100", "user": "root@pam", "upid": UPID}],
+         f"It runs: vzdump by root@pam, {UPID}."),
+        (f"{GUEST}/config", "VM is locked (backup)", [], "Look for its task"),
+    ],
+)  # fmt: skip
+async def test_what_exists_or_holds_is_named(path: str, text: str, rows: Any, words: str) -> None:
+    async def handler(request: Request) -> bytes:
+        if request.target == f"/api2/json{path}":
+            return raw(b"", status=500, reason=text)
+        return answer(rows)
+
+    async with client_of(handler) as (client, server):
+        with pytest.raises((Missing, Conflict)) as caught:
+            await client.bind(new_call()).get(path)
+        assert words in str(caught.value)
+        assert len(server.asked) == 2
 
 
 def guests(count: int, **extra: Any) -> list[dict[str, Any]]:

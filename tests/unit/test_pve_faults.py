@@ -98,12 +98,36 @@ def test_an_error_text_becomes_its_fault(reason: str, kind: type[Fault], hint: s
         ("hostname lookup 'nope' failed", Clue("node", "nope")),
         ("no such cluster node 'nope2'", Clue("node", "nope2")),
         ("storage 'nostore' does not exist", Clue("storage", "nostore")),
-        ("snapshot 'zzz' does not exist", Clue("snapshot", "zzz")),
         ("no such user ('zzz@pve')", None),
     ],
 )  # fmt: skip
 def test_what_was_not_found_is_told_apart(reason: str, clue: Clue | None) -> None:
     assert refused(500, reason)[1] == clue
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "text", "clue"),
+    [
+        ("/access/users/{userid}", "/access/users/zzz@pve", "no such user ('zzz@pve')",
+         Clue("item", "zzz@pve", "", "userid", "/access/users")),
+        ("/nodes/{node}/qemu/{vmid}/snapshot/{snapname}/config",
+         "/nodes/pve1/qemu/100/snapshot/zzz/config", "snapshot 'zzz' does not exist",
+         Clue("item", "zzz", "pve1", "snapname", "/nodes/pve1/qemu/100/snapshot")),
+        ("/nodes/{node}/storage/{storage}/content/{volume}",
+         "/nodes/pve1/storage/nas/content/nas:iso/x.iso", "no such volume 'nas:iso/x.iso'",
+         Clue("item", "nas:iso/x.iso", "pve1", "volume", "/nodes/pve1/storage/nas/content")),
+        ("/nodes/{node}/qemu/{vmid}/config", "/nodes/pve1/qemu/100/config",
+         "script 'local:x' does not exist", None),
+        ("/nodes/{node}/qemu/{vmid}/config", "/nodes/pve1/qemu/100/config",
+         "VM is locked (backup)", Clue("lock", "100", "pve1")),
+    ],
+)  # fmt: skip
+def test_the_name_in_the_path_that_an_error_is_about_is_found(
+    template: str, path: str, text: str, clue: Clue | None
+) -> None:
+    node = "pve1" if path.startswith("/nodes") else ""
+    asked = Asked(Method(template, "GET"), path, TOKEN, node)
+    assert fault_of(Reply(500, text, b""), asked)[1] == clue
 
 
 def test_every_lock_says_what_holds_it() -> None:

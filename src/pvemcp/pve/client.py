@@ -320,7 +320,7 @@ class Pve:
         fault, clue = fault_of(reply, asked)
         if reply.status == 501:
             self._client.reread()
-        return fault if clue is None else await better(self, fault, clue, asked.path)
+        return fault if clue is None else await better(self, fault, clue)
 
     async def _kept(self, kept: Kept[Outcome], path: str, params: Mapping[str, Any]) -> Any:
         prepared, asked = await self._begin("GET", path, params)

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from pvemcp.pve.client import Pve
 
 _KINDS = {"qemu": "a virtual machine", "lxc": "a container"}
+_KEYS = {"snapname": "name", "volume": "volid"}
 _MOST = 12
 
 
-async def better(pve: Pve, fault: Fault, clue: Clue, path: str) -> Fault:
+async def better(pve: Pve, fault: Fault, clue: Clue) -> Fault:
     """Return a fault that names where the thing is, or what there is instead.
 
     Costs one read at most (guests, nodes and storages come from the kept resource list); when
@@ -25,19 +26,15 @@ async def better(pve: Pve, fault: Fault, clue: Clue, path: str) -> Fault:
         match clue.kind:
             case "guest":
                 return _guest(fault, clue, await pve.resources("vm"))
-            case "node":
-                rows = await pve.resources("node")
-                return _named(fault, clue, [str(row.get("node", "")) for row in rows])
-            case "storage":
-                rows = await pve.resources("storage")
-                return _named(fault, clue, [str(row.get("storage", "")) for row in rows])
-            case "snapshot":
-                rows = await pve.get(path[: path.index("/snapshot") + len("/snapshot")])
-                names = [str(row["name"]) for row in rows if row.get("name") != "current"]
-                return _named(fault, clue, names)
-    except (Fault, ValueError, KeyError, TypeError):
+            case "node" | "storage" as kind:
+                rows = await pve.resources(kind)
+                return _named(fault, clue, kind, [str(row.get(kind, "")) for row in rows])
+            case "item":
+                return _item(fault, clue, await pve.get(clue.path))
+            case _:
+                return await _locked(pve, fault, clue)
+    except (Fault, ValueError, KeyError, TypeError, AttributeError):
         return fault
-    return fault
 
 
 def _guest(fault: Fault, clue: Clue, rows: list[dict[str, Any]]) -> Fault:
@@ -58,15 +55,44 @@ def _guest(fault: Fault, clue: Clue, rows: list[dict[str, Any]]) -> Fault:
     return Missing(text, hint=f"Its path is {right}.")
 
 
-def _named(fault: Fault, clue: Clue, known: list[str]) -> Fault:
+def _item(fault: Fault, clue: Clue, rows: list[dict[str, Any]]) -> Fault:
+    """PVE names the key of a list's rows like the parameter of the path below it, mostly."""
+    key = _KEYS.get(clue.type, clue.type)
+    names = [str(row[key]) for row in rows if key in row and row[key] != "current"]
+    if not names and rows:
+        return fault
+    return _named(fault, clue, f"{clue.path.rpartition('/')[2]} entry", names)
+
+
+def _named(fault: Fault, clue: Clue, what: str, known: list[str]) -> Fault:
     names = sorted(set(filter(None, known)))
-    near = nearest(clue.name, names)
     if clue.name in names:
+        if clue.kind != "node":
+            return fault
         return Missing(
-            f"{clue.kind} {clue.name} is known but cannot be reached: {fault.message}",
-            hint="GET /cluster/status shows whether the node is online.",
+            f"node {clue.name} is known but cannot be reached: {fault.message}",
+            hint="GET /cluster/status shows whether it is online.",
         )
+    near = nearest(clue.name, names)
     guess = f"Did you mean {near[0]}? " if near else ""
     shown = ", ".join(names[:_MOST]) + (", …" if len(names) > _MOST else "")
-    there = f"There is {shown}." if names else f"There is no {clue.kind} that this token can see."
-    return Missing(f"no {clue.kind} {clue.name}", hint=guess + there)
+    there = f"There is {shown}." if names else "There is none that this token can see."
+    text = fault.message if clue.kind == "item" else f"no {what} {clue.name}"
+    return Missing(text, hint=guess + there, detail=fault.detail)
+
+
+async def _locked(pve: Pve, fault: Fault, clue: Clue) -> Fault:
+    """Name the task that holds a guest's lock, if this token may see it."""
+    rows = await pve.get(
+        "/nodes/{node}/tasks", node=clue.node, vmid=clue.name, source="active", limit=5
+    )
+    tasks = [
+        f"{row['type']} by {row.get('user', '?')}, {row['upid']}"
+        for row in rows
+        if row.get("upid") and str(row.get("id")) == clue.name and not row.get("endtime")
+    ]
+    if not tasks:
+        return fault
+    return type(fault)(
+        fault.message, hint=f"{fault.hint} It runs: {'; '.join(tasks)}.", detail=fault.detail
+    )

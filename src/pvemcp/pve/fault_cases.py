@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pvemcp.errors import Conflict, Denied, Fault, Missing, Rejected, Unavailable
+from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing, Rejected, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Clue:
-    """A thing that PVE could not find, for a better answer: its kind, name and place."""
+    """What a better answer could be about: the kind, name and place of a thing."""
 
     kind: str
-    """guest, node, storage or snapshot."""
+    """guest, node, storage, item (of the list at `path`) or lock (of a guest)."""
     name: str
     node: str = ""
     type: str = ""
-    """qemu or lxc, for a guest."""
+    """qemu or lxc, for a guest; the name of the path's parameter, for an item."""
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,8 @@ CASES = (
           "Choose another name or id, or work with the one that exists."),
     _case(r"storage '(?P<name>[^']+)' (?:does not exist|is not available|is not online)"
           r"|No such storage", Missing, _LIST.format(list="/storage"), "storage"),
-    _case(r"snapshot '(?P<name>[^']+)' does not exist|no such snapshot", Missing,
-          "List the guest's snapshots with GET …/snapshot.", "snapshot"),
+    _case(r"snapshot '[^']+' does not exist|no such snapshot", Missing,
+          "List the guest's snapshots with GET …/snapshot."),
     _case(r"no such user", Missing, _LIST.format(list="/access/users")),
     _case(r"no such token", Missing, _LIST.format(list="/access/users/USER/token")),
     _case(r"role '[^']*' does not exist", Missing, _LIST.format(list="/access/roles")),
@@ -119,8 +120,14 @@ CASES = (
     _case(r"binary not installed|please install|open3: exec of \S+.* failed: No such file",
           Rejected, "The node lacks the software for this. An administrator can install it there."),
     _case(r"ha groups have been migrated to rules", Rejected, "Use /cluster/ha/rules instead."),
+    _case(r"unable to parse \S* ?volume (?:name|ID)", Invalid,
+          "A volume id is STORAGE:KIND/NAME; GET /nodes/NODE/storage/STORAGE/content lists them."),
     _case(r"does not exist|no such|not found|unable to find", Missing,
           "List what exists, and mind upper and lower case."),
+    _case(r"can'?t connect|invalid server response|GET to https?:", Rejected,
+          "The node could not fetch that address: check it, and the node's DNS and proxy."),
+    _case(r"^command '", Rejected,
+          "A command on the node failed. Its journal has more: GET /nodes/NODE/journal."),
     _case(r"Agent error", Rejected, "That is the guest agent's own answer."),
     _case(r"not enough (?:free )?space|no space left|out of space", Rejected,
           "Free space on the storage, or choose another: GET /nodes/NODE/storage."),

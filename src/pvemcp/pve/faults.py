@@ -64,7 +64,7 @@ def fault_of(reply: Reply, asked: Asked) -> tuple[Fault, Clue | None]:
         case 403:
             return _denied(text, asked), None
         case 404:
-            return Missing(text, hint="List what exists first."), None
+            return Missing(text, hint="List what exists first."), _item(text, asked)
         case 424:
             return Conflict(text), None
         case _:
@@ -81,7 +81,29 @@ def _by_status(status: int, text: str, asked: Asked) -> tuple[Fault, Clue | None
     kind, hint, clue = explained(text)
     if kind is Unavailable and asked.verb != "GET" and "quorum" not in text:
         return uncertain(text, node=asked.node, started=asked.started), None
+    if kind is Missing:
+        clue = clue or _item(text, asked)
+    elif "is locked" in text:
+        clue = _lock(asked)
     return kind(text, hint=hint), clue
+
+
+def _item(text: str, asked: Asked) -> Clue | None:
+    """Return the last name in the path that the text is about, and the list it should be in."""
+    template, path = asked.method.path.split("/"), asked.path.split("/")
+    for at in reversed(range(len(template))):
+        key = template[at]
+        if key.startswith("{") and at < len(path):
+            value = "/".join(path[at:]) if at == len(template) - 1 else path[at]
+            if value and value in text:
+                return Clue("item", value, asked.node, key[1:-1], "/".join(path[:at]))
+    return None
+
+
+def _lock(asked: Asked) -> Clue | None:
+    found = dict(zip(asked.method.path.split("/"), asked.path.split("/"), strict=False))
+    vmid = found.get("{vmid}", "")
+    return Clue("lock", vmid, asked.node) if vmid and asked.node else None
 
 
 def explained(text: str) -> tuple[type[Fault], str, Clue | None]:
@@ -119,6 +141,7 @@ def _invalid(text: str, errors: dict[str, str], asked: Asked) -> tuple[Fault, Cl
         name, problem = next(iter(errors.items()))
         kind, hint, clue = explained(problem)
         if kind in {Missing, Conflict, Denied}:
+            clue = clue or (_item(problem, asked) if kind is Missing else None)
             return kind(f"{place}: {name}: {problem}", hint=hint, detail=errors), clue
     hint = "PVE's own words; api_describe shows what each parameter wants." if errors else ""
     return Invalid(f"{place}: {text.rstrip('.')}", hint=hint, detail=errors), None
@@ -149,6 +172,9 @@ def _denied(text: str, asked: Asked) -> Fault:
         return Denied(text, hint=hint)
     needed = sorted(set(_privileges(asked.method.permissions)))
     also = f" {asked.verb} {asked.method.path} asks for: {', '.join(needed)}." if needed else ""
+    about = (asked.method.permissions or {}).get("description")
+    if not needed and about:
+        also = f" PVE's description of {asked.verb} {asked.method.path}: {clean(str(about))}"
     return Denied(
         f"token {asked.token} may not do this: {text}",
         hint=f"An administrator can grant a role that holds what is missing.{also}",

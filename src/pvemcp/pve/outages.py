@@ -38,7 +38,7 @@ def uncertain(text: str, *, node: str = "", started: float) -> Uncertain:
     clock = time.strftime("%H:%M:%S UTC", time.gmtime(started))
     tasks = f"/nodes/{node}/tasks?source=all" if node else "/cluster/tasks"
     return Uncertain(
-        f"{text}. It was sent at {clock} and may or may not have happened",
+        f"{text.rstrip('.!')}. It was sent at {clock} and may or may not have happened",
         hint=f"Do not repeat it yet. Read GET {tasks} for a task since then, or the target itself, "
         "and repeat only if nothing happened.",
     )
