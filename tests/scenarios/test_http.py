@@ -247,26 +247,58 @@ async def test_tls_is_served_in_process(tmp_path: Path) -> None:
             assert "12 guests" in await client.call("inventory_find")
 
 
+async def opened_session(w: Web) -> str:
+    """Open a session of the era before 2026-07-28 and return its id."""
+    initialize = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "t", "version": "1"},
+        },
+    }
+    plain = {"MCP-Protocol-Version": "", "Mcp-Method": ""}
+    status, headers, _ = await w.post(plain, json=initialize)
+    assert status == 200
+    return headers["mcp-session-id"]
+
+
+async def test_the_service_stops_within_three_seconds_with_an_open_session_stream() -> None:
+    async with web() as w, aiohttp.ClientSession() as session:
+        headers = {
+            "Accept": "text/event-stream",
+            "Authorization": f"Bearer {w.secret}",
+            "MCP-Protocol-Version": "2025-11-25",
+            "Mcp-Session-Id": await opened_session(w),
+        }
+        stream = await session.get(w.url, headers=headers)
+        assert stream.status == 200
+        began = time.monotonic()
+        await w.running.stop()
+        assert time.monotonic() - began < 3
+        stream.close()
+
+
+async def test_a_grant_with_a_pve_token_of_its_own_works_with_that_one() -> None:
+    async with web() as w:
+        weak = w.rig.world.token("root@pam", "weak", privsep=True)
+        _, secret = w.grants.create("ci", Effect.READ, token=ApiToken(*weak))
+        async with w.client(secret=secret) as client:
+            text = await client.call("inventory_find")
+        assert text.startswith("0 guests")
+        assert "root@pam!weak" in text
+
+
 async def test_a_session_belongs_to_the_grant_that_opened_it() -> None:
     async with web() as w:
-        initialize = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "initialize",
-            "params": {
-                "protocolVersion": "2025-11-25",
-                "capabilities": {},
-                "clientInfo": {"name": "t", "version": "1"},
-            },
-        }
-        plain = {"MCP-Protocol-Version": "", "Mcp-Method": ""}
-        status, headers, _ = await w.post(plain, json=initialize)
-        assert status == 200
+        session = await opened_session(w)
         _, other = w.grants.create("other", Effect.READ)
         stolen = {
             "MCP-Protocol-Version": "2025-11-25",
             "Mcp-Method": "",
-            "Mcp-Session-Id": headers["mcp-session-id"],
+            "Mcp-Session-Id": session,
             "Authorization": f"Bearer {other}",
         }
         status, _, _ = await w.post(stolen, json={**DISCOVER, "params": {}})
