@@ -110,8 +110,8 @@ def _requests(report: Report, case: Case, pves: tuple[FakePve, FakePve]) -> None
         f"{mine:.2f} / {theirs:.2f} a call",
     )  # fmt: skip
     report.most(
-        f"{case.title}: new PVE connections per 100 requests",
-        100 * ours["connections"] / ours["requests"], 1.5, "", "pveproxy closes after 100",
+        f"{case.title}: new PVE connections per 100",
+        100 * ours["connections"] / ours["requests"], 1.5, "", "pveproxy closes each after 100",
     )  # fmt: skip
 
 

@@ -19,7 +19,10 @@ def apidoc() -> bytes:
     """Return the simulator's `apidoc.js`, filled up with made-up methods to METHODS."""
     text = render(ENDPOINTS).decode()
     tree, _ = json.JSONDecoder().raw_decode(text, text.index("["))
-    tree += [_made_up(number) for number in range(METHODS - len(ENDPOINTS))]
+    tree += [
+        _made_up(number)
+        for number in range(METHODS - sum(endpoint.method.path != "/" for endpoint in ENDPOINTS))
+    ]
     return f"const apiSchema = {json.dumps(tree, indent=1)}\n;\n".encode()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-_WIDTHS = (58, 12, 12)
+_WIDTHS = (60, 10, 10)
 
 
 @dataclass(slots=True)
