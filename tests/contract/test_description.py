@@ -11,10 +11,22 @@ from typing import Any
 
 import pytest
 
-from pvemcp.errors import Fault, Invalid
+from pvemcp.errors import (
+    Conflict,
+    Denied,
+    Fault,
+    Invalid,
+    Missing,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+    Uncertain,
+)
 from pvemcp.pve import effects, patterns
 from pvemcp.pve.description import Description
+from pvemcp.pve.faults import Asked, fault_of
 from pvemcp.pve.schema import Method, Parameter
+from pvemcp.pve.transport import Reply
 from pvemcp.pve.validate import validate
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "pve"
@@ -170,3 +182,35 @@ def test_recorded_requests_that_pve_took_pass_here() -> None:
         except Invalid as fault:
             pytest.fail(f"{row['method']} {path} {row['params']}: {fault}")
     assert judged > 200
+
+
+def test_recorded_refusals_become_faults_that_say_what_to_do() -> None:
+    judged = mute = 0
+    for row in recorded(400, 401, 403, 404, 424, 500, 501, 506, 595, 596):
+        body = json.dumps(row["json"]) if row["json"] else (row.get("body") or "")
+        try:
+            method = pve().match(row["method"], row["path"]).method
+        except Invalid:
+            method = Method(row["path"], row["method"])
+        asked = Asked(method, row["path"], "ops@pve!mcp", "pve1")
+        fault, _ = fault_of(Reply(row["status"], row["reason"], body.encode()), asked)
+        judged += 1
+        mute += not (fault.hint or fault.detail)
+        assert fault.message
+        assert type(fault) in BY_STATUS[row["status"]], (row["name"], fault)
+    assert judged > 100
+    assert mute < judged / 20
+
+
+BY_STATUS: dict[int, tuple[type[Fault], ...]] = {
+    400: (Invalid, Missing, Conflict),
+    401: (Unauthenticated,),
+    403: (Denied,),
+    404: (Missing,),
+    424: (Conflict,),
+    500: (Missing, Conflict, Denied, Rejected, Uncertain, Invalid),
+    501: (Invalid,),
+    506: (Rejected,),
+    595: (Unavailable, Uncertain),
+    596: (Unavailable, Uncertain),
+}
