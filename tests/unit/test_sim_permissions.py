@@ -120,3 +120,20 @@ async def test_a_new_token_works_at_once_and_its_secret_is_shown_once() -> None:
     assert (await alice.ask("GET", "/version")).status == 200
     shown = await root(world).data("GET", "/access/users/alice@pve/token/new")
     assert "value" not in shown
+
+
+async def test_creating_a_guest_needs_the_pool_the_space_and_the_bridge() -> None:
+    bob = caller(make_world("homelab"), pool_lab="PVEVMAdmin")
+    wanted = {"vmid": 300, "scsi0": "local-lvm:8", "net0": "virtio,bridge=vmbr0", "cores": 2}
+    path = "/nodes/pve1/qemu"
+    assert failure(await bob.ask("POST", path, **wanted)) == (403, "Permission check failed")
+    refused = await bob.ask("POST", path, **wanted, pool="lab")
+    needed = "(/storage/local-lvm, Datastore.AllocateSpace)"
+    assert failure(refused) == (403, f"Permission check failed {needed}")
+    bob.world.grant("/storage", "bob@pve", "PVEDatastoreUser")
+    refused = await bob.ask("POST", path, **wanted, pool="lab")
+    needed = "(/sdn/zones/localnetwork/vmbr0, SDN.Use)"
+    assert failure(refused) == (403, f"Permission check failed {needed}")
+    bob.world.grant("/sdn", "bob@pve", "PVESDNUser")
+    assert await bob.task("POST", path, **wanted, pool="lab") == "OK"
+    assert (await bob.ask("GET", f"{path}/300/config")).status == 200

@@ -142,3 +142,19 @@ async def test_requests_are_counted() -> None:
     await admin.data("GET", "/version")
     assert admin.world.requests["GET", "/version"] == 2
     assert admin.world.requests.total() == 2
+
+
+async def test_a_backup_locks_the_guest_and_leaves_a_volume() -> None:
+    admin = root(make_world("homelab", progress="manual"))
+    upid = await admin.data(
+        "POST", "/nodes/pve1/vzdump", vmid="100", storage="nas", compress="zstd"
+    )
+    assert admin.world.guests[100].lock == "backup"
+    admin.world.tasks.advance(upid, lines=4)
+    log = await admin.data("GET", f"/nodes/pve1/tasks/{upid}/log")
+    assert log[-1]["t"].startswith("INFO:  20% (6.4 GiB of 32.0 GiB) in 6s, read: ")
+    admin.world.tasks.finish(upid)
+    path = "/nodes/pve1/storage/nas/content"
+    backups = await admin.data("GET", path, content="backup", vmid=100)
+    assert len(backups) == 4
+    assert admin.world.guests[100].lock == ""

@@ -20,7 +20,7 @@ from pvemcp.sim.declare import (
 from pvemcp.sim.edits import QEMU_DISKS
 from pvemcp.sim.guests import lock_text, refuse_locked, refuse_root_only, sid, the_guest
 from pvemcp.sim.progress import convert_lines, migration_lines, mirror_lines
-from pvemcp.sim.refusal import TaskFailure, failed, rejected
+from pvemcp.sim.refusal import TaskFailure, failed, forbidden, rejected
 from pvemcp.sim.tasks import Work
 from pvemcp.sim.usage import disk_size, disks, max_memory
 from pvemcp.sim.volumes import local_volumes, need_storage, volid, volume_name
@@ -63,6 +63,9 @@ def _check_destination(ask: Ask, source: Guest, *, full: bool) -> None:
         raise failed(f"pool '{args['pool']}' does not exist")
     if "storage" in args:
         need_storage(world, args["storage"])
+        path = f"/storage/{args['storage']}"
+        if not ask.may(path, "Datastore.AllocateSpace"):
+            raise forbidden(f"{path}, Datastore.AllocateSpace")
         if not full:
             raise failed("parameter 'storage' not allowed for linked clones")
     target = args.get("target", source.node)

@@ -33,6 +33,8 @@ _INDEX = (
 )  # fmt: skip
 _REFRESH = 10
 """Seconds between two looks of pvestatd: what is measured stays the same in between."""
+_LARGE = 150
+"""Guests from which on the list is kept until the world changes: see World.touch."""
 _RECENT = 25
 """Tasks that a node broadcasts."""
 
@@ -40,8 +42,8 @@ _RECENT = 25
 def _resources(ask: Ask) -> Answer:
     world, kind = ask.world, ask.args.get("type", "")
     key = ("resources", ask.who.id, kind, world.clock.seconds() // _REFRESH)
-    # Direct changes of a small world by a test are seen at once; a large one is kept encoded.
-    if len(world.guests) < 1000:
+    # Direct changes of a small world by a test are seen at once; others are kept encoded.
+    if len(world.guests) < _LARGE:
         return Answer(list(_rows(ask, kind)))
     if key not in world.cached:
         world.cached[key] = encode({"data": list(_rows(ask, kind))})

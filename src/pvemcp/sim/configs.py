@@ -12,11 +12,12 @@ from pvemcp.sim.declare import Ask, flag, text
 from pvemcp.sim.guests import check_digest, refuse_locked
 from pvemcp.sim.refusal import failed, forbidden, rejected
 from pvemcp.sim.validate import find, split_list
-from pvemcp.sim.volumes import allocated, detach, is_drive
+from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of
 from pvemcp.sim.world import Guest, World
 
 SECRET = "*" * 10
 """How PVE shows a password of cloud-init."""
+_BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 _NUMBERED = re.compile(r"^(.*?)\d+$")
 _EDIT = (
     text("delete", "Settings to remove.", format="pve-configid-list"),
@@ -90,10 +91,27 @@ def check_settings(ask: Ask, type_: str, changes: Mapping[str, Any], removals: l
         privilege = options.PRIVILEGE_OF.get(name, "VM.Config.Options")
         if "media=cdrom" in str(changes.get(key, "")):
             privilege = "VM.Config.CDROM"
-        path = f"/vms/{ask.args['vmid']}"
-        if not ask.may(path, privilege):
-            raise forbidden(f"{path}, {privilege}")
+        _need_on_guest(ask, privilege)
+        _check_use(ask, key, str(changes.get(key, "")))
     _check_features(ask, changes)
+
+
+def _need_on_guest(ask: Ask, privilege: str) -> None:
+    """Refuse without the privilege on the guest, or on the pool that it is created in."""
+    path, pool = f"/vms/{ask.args['vmid']}", ask.args.get("pool")
+    if not (ask.may(path, privilege) or (pool and ask.may(f"/pool/{pool}", privilege))):
+        raise forbidden(f"{path}, {privilege}")
+
+
+def _check_use(ask: Ask, key: str, value: str) -> None:
+    """Refuse a new volume without space on its storage, a card without use of its bridge."""
+    needed: tuple[str, str] | None = None
+    if is_drive(key) and is_new(value):
+        needed = f"/storage/{storage_of(value)}", "Datastore.AllocateSpace"
+    elif family(key) == "net" and (bridge := _BRIDGE.search(value)):
+        needed = f"/sdn/zones/localnetwork/{bridge[1]}", "SDN.Use"
+    if needed and not ask.may(*needed):
+        raise forbidden(", ".join(needed))
 
 
 def _check_features(ask: Ask, changes: Mapping[str, Any]) -> None:

@@ -32,6 +32,11 @@ def storage_of(value: str) -> str:
     return name if colon else ""
 
 
+def is_new(value: str) -> bool:
+    """Whether a drive's setting asks for a new volume: `STORAGE:GIB`."""
+    return bool(_ALLOCATE.fullmatch(volid(value)))
+
+
 def need_storage(world: World, storage: str) -> None:
     """Raise the 500 for a storage that does not exist."""
     if storage not in world.storages:

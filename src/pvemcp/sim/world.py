@@ -190,7 +190,11 @@ class World:
         return next(iter(self.nodes.values()))
 
     def touch(self) -> None:
-        """Say that the state has changed: what was cached is dropped."""
+        """Say that the state has changed: what was cached is dropped.
+
+        Requests, tasks and the handles below do so themselves; a test that changes the guests of
+        a larger world by hand calls it.
+        """
         self.revision += 1
         self.cached.clear()
 
