@@ -127,3 +127,24 @@ def test_the_worlds_have_their_sizes() -> None:
         (5, 200),
         (32, 10_000),
     ]
+
+
+async def test_values_of_a_property_string_are_checked_too() -> None:
+    admin = root()
+    path = f"{VM}/106/config"
+    assert errors(await admin.ask("PUT", path, memory="much")) == {
+        "memory": "invalid format - format error\n"
+        "current: type check ('integer') failed - got 'much'\n"
+    }
+    assert "minimum value of 16" in errors(await admin.ask("PUT", path, memory="1"))["memory"]
+    assert (await admin.ask("PUT", path, memory="current=1024")).status == 200
+    row = await admin.data("GET", f"{VM}/106/status/current")
+    assert row["maxmem"] == 1024**3
+
+
+async def test_characters_that_no_header_can_hold_do_no_harm() -> None:
+    admin = root()
+    body = b'{"description": "\\ud800 \\u2603"}'
+    reply = await admin.send("PUT", f"{VM}/106/config", body=body, kind="application/json")
+    assert reply.status == 200
+    assert "\u2603" in (await admin.data("GET", f"{VM}/106/config"))["description"]

@@ -96,13 +96,14 @@ Output = tuple[int, str, str]
 
 def _exec(ask: Ask) -> dict[str, int]:
     guest = _with_agent(ask)
-    argv = ask.args["command"]
+    argv = ask.args["command"] or [""]
     outcome = _run(guest, argv, ask.args.get("input-data", ""))
     if outcome is None:
         # Seen on PVE 9.1: the agent's complaint holds a non-ASCII quote, which kills pvedaemon.
         raise Refusal(596, "Broken pipe", body="none")
     pid = 800 + len(guest.runs)
-    seconds = float(argv[1]) if argv[0] == "sleep" and len(argv) > 1 else 0.0
+    wait = argv[1] if argv[0].endswith("sleep") and len(argv) > 1 else ""
+    seconds = float(wait) if wait.isascii() and wait.isdecimal() else 0.0
     code, out, err = outcome
     guest.runs[pid] = {
         "ends": ask.world.clock.now() + seconds, "exitcode": code, "out": out, "err": err,

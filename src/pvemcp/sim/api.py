@@ -223,7 +223,7 @@ def not_implemented(verb: str, path: str) -> Refusal:
 
 def encode(data: Any) -> bytes:
     """Return compact JSON."""
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _success(data: Any) -> Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from pvemcp.sim.world import World
 
 APIDOC = "/pve-docs/api-viewer/apidoc.js"
 IDLE_SECONDS = 5
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class _Application:
 
     def _start(self, reply: Reply) -> dict[str, object]:
         headers = [
-            (REASON, reply.reason.encode()),
+            (REASON, _CONTROL.sub(b" ", reply.reason.encode("utf-8", "replace"))),
             (b"Cache-Control", b"max-age=0"),
             (b"Date", self._http_date()),
             (b"Pragma", b"no-cache"),

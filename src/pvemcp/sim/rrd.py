@@ -64,7 +64,9 @@ def _guest(type_: GuestType) -> Handler:
 
 
 def _node(ask: Ask) -> list[dict[str, Any]]:
-    node = ask.world.nodes[ask.node]
+    node = ask.world.nodes.get(ask.node)
+    if node is None:
+        raise failed(f"no such cluster node '{ask.node}'")
     use = node_usage(ask.world, node)
     points = []
     for at in _times(ask):

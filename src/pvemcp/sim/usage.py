@@ -52,7 +52,8 @@ def root_disk(guest: Guest) -> int:
 
 def max_memory(guest: Guest) -> int:
     """Return the memory in bytes."""
-    return int(guest.config.get("memory", 512)) * 1024**2
+    value = str(guest.config.get("memory", 512)).split(",")[0]
+    return int(value.removeprefix("current=")) * 1024**2
 
 
 def max_cpus(world: World, guest: Guest) -> int:

@@ -19,6 +19,9 @@ _STORAGE_ID = re.compile(r"[a-zA-Z][a-zA-Z0-9\-_.]*[a-zA-Z0-9]")
 _USER_ID = re.compile(r"[^\s:/]+@[A-Za-z][A-Za-z0-9.\-_]+")
 _POOL_ID = re.compile(r"[A-Za-z0-9.\-_]+(?:/[A-Za-z0-9.\-_]+){0,2}")
 _NAME = re.compile(r"[A-Za-z0-9.\-_]+")
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})", re.ASCII)
+_TRUTH = frozenset({"1", "on", "yes", "true", "0", "off", "no", "false"})
 _LIST = re.compile(r"[,; \0]+")
 
 MISSING = "property is missing and it is not optional"
@@ -95,16 +98,16 @@ def _boolean(value: Any) -> int:
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value), re.ASCII):
+    if isinstance(value, bool) or not _INTEGER.fullmatch(str(value)):
         raise _Bad(f"type check ('integer') failed - got '{value}'")
     return int(value)
 
 
 def _number(value: Any) -> float | int:
-    try:
-        return int(value) if str(value).lstrip("+-").isdecimal() else float(value)
-    except (TypeError, ValueError):
-        raise _Bad(f"type check ('number') failed - got '{value}'") from None
+    text = str(value)
+    if isinstance(value, bool) or not _NUMBER.fullmatch(text):
+        raise _Bad(f"type check ('number') failed - got '{value}'")
+    return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
 def _string(value: Any) -> str:
@@ -159,13 +162,29 @@ def _check_property_string(keys: Mapping[str, Any], value: str) -> None:
     default = next((name for name, key in keys.items() if key.get("default_key")), None)
     aliases = {name for key in keys.values() if (name := key.get("alias") or key.get("keyAlias"))}
     for part in filter(None, value.split(",")):
-        name, equals, _ = part.partition("=")
-        if equals and name not in keys and name not in aliases:
+        name, equals, text = part.partition("=")
+        if not equals:
+            if default is None:
+                raise _Bad(
+                    "invalid format - value without key, but schema does not define a default key\n"
+                )
+            name, text = default, part
+        elif name not in keys and name not in aliases:
             raise _Bad(f"invalid format - format error\n{name}: {UNKNOWN}\n")
-        if not equals and default is None:
-            raise _Bad(
-                "invalid format - value without key, but schema does not define a default key\n"
-            )
+        _check_property(name, keys.get(name, {}), text)
+
+
+def _check_property(name: str, key: Mapping[str, Any], text: str) -> None:
+    try:
+        match key.get("type"):
+            case "boolean" if text not in _TRUTH:
+                raise _Bad(f"type check ('boolean') failed - got '{text}'")
+            case "integer":
+                _check_range(Parameter(name, minimum=key.get("minimum")), _integer(text))
+            case "number":
+                _number(text)
+    except _Bad as bad:
+        raise _Bad(f"invalid format - format error\n{name}: {bad}\n") from None
 
 
 def _check_format(name: str, value: str) -> None:
