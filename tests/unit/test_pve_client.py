@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pvemcp.call import ApiToken, Effect, Verdict
-from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing, Rejected, Unavailable
+from pvemcp.errors import Conflict, Denied, Invalid, Missing, Rejected, Unavailable
 from pvemcp.pve.client import Answer
-from pvemcp.pve.decode import LARGE, decode
-from pvemcp.pve.request import fill, prepare
-from pvemcp.pve.sharing import Flights, Kept
-from pvemcp.pve.transport import Reply
 from tests.unit.pve_server import TOKEN, Handler, Request, answer, client_of, new_call, raw
 from tests.unit.pve_tree import description
 
@@ -267,45 +260,6 @@ async def test_a_failed_list_is_not_kept() -> None:
         assert await pve.resources("vm") == []
 
 
-async def test_kept_answers_expire_and_a_fetch_from_before_a_write_is_not_kept() -> None:
-    kept: Kept[int] = Kept(60)
-    gate = asyncio.Event()
-
-    async def fetch() -> int:
-        await gate.wait()
-        return 1
-
-    waiting = asyncio.create_task(kept.share("k", fetch))
-    await asyncio.sleep(0)
-    kept.forget()
-    gate.set()
-    assert await waiting == 1
-    assert kept.get("k") is None
-    short: Kept[int] = Kept(0)
-    assert await short.share("k", fetch) == 1
-    assert short.get("k") is None
-
-
-async def test_shared_work_is_cancelled_with_its_last_waiter() -> None:
-    flights: Flights[None] = Flights()
-    ended = asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    waiters = [asyncio.create_task(flights.share("k", work)) for _ in range(2)]
-    await asyncio.sleep(0)
-    for waiter in waiters:
-        waiter.cancel()
-    await asyncio.gather(*waiters, return_exceptions=True)
-    async with asyncio.timeout(1):
-        await ended.wait()
-    assert flights._running == {}
-
-
 async def test_a_weak_token_is_told_what_it_cannot_see() -> None:
     rights = {
         "/": {"Sys.Audit": 0}, "/vms": {"VM.Audit": 1}, "/vms/105": {"VM.PowerMgmt": 1},
@@ -395,77 +349,3 @@ async def test_what_exists_or_holds_is_named(path: str, text: str, rows: Any, wo
             await client.bind(new_call()).get(path)
         assert words in str(caught.value)
         assert len(server.asked) == 2
-
-
-def guests(count: int, **extra: Any) -> list[dict[str, Any]]:
-    row = {"name": 'web},{"x', "status": "running", "nics": [{"a": 1}, {"b": 2}], **extra}
-    return [{"vmid": number, **row} for number in range(count)]
-
-
-@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
-@pytest.mark.parametrize("count", [1, 10, 20_000])
-async def test_a_large_list_is_decoded_in_pieces_to_the_same_value(
-    count: int, separators: tuple[str, str]
-) -> None:
-    body = {"success": 1, "data": guests(count), "total": count}
-    text = json.dumps(body, separators=separators).encode()
-    assert (len(text) > LARGE) == (count > 10)
-    assert await decode(Reply(200, "OK", text)) == body
-
-
-async def test_decoding_a_large_list_lets_others_run() -> None:
-    text = json.dumps({"data": guests(20_000)}, separators=(",", ":")).encode()
-    decoding = asyncio.create_task(decode(Reply(200, "OK", text)))
-    turns = 0
-    while not decoding.done():
-        turns += 1
-        await asyncio.sleep(0)
-    assert turns > 20
-    assert len((await decoding)["data"]) == 20_000
-
-
-async def test_a_large_answer_of_another_shape_is_decoded_too() -> None:
-    for body in ({"data": "x" * LARGE}, {"data": [["},{"] * LARGE]}, ["x" * LARGE]):
-        text = json.dumps(body, separators=(",", ":")).encode()
-        assert await decode(Reply(200, "OK", text)) == body
-    with pytest.raises(Rejected):
-        await decode(Reply(200, "OK", b'{"data":[{"a":1},{"a"' + b"x" * LARGE))
-
-
-def test_what_was_filled_into_the_path_is_no_parameter_any_more() -> None:
-    params: dict[str, Any] = {"node": "pve1", "full": 1}
-    assert fill("/nodes/{node}/qemu", params) == "/nodes/pve1/qemu"
-    assert params == {"full": 1}
-
-
-VALUES = st.text() | st.integers() | st.sampled_from(
-    ["..", ".", "", "/", "a/b", "%2f", "%2e%2e", "?", "#", "\n", "a?b", "nas:iso/x", "\ud800"]
-)  # fmt: skip
-NAMES = ["node", "vmid", "storage", "volume", "upid"]
-PATHS = [
-    "/nodes/{node}/qemu/{vmid}/config",
-    "/nodes/{node}/storage/{storage}/content/{volume}",
-    "/nodes/{node}/tasks/{upid}/log",
-]
-
-
-@settings(max_examples=300)
-@given(st.sampled_from(PATHS), st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1))
-def test_no_value_takes_a_request_out_of_its_template(path: str, given: dict[str, Any]) -> None:
-    usable = {"node": "pve1", "vmid": 100, "storage": "nas", "volume": "nas:a", "upid": UPID}
-    names = [name for name in usable if f"{{{name}}}" in path]
-    params = {name: given.get(name, usable[name]) for name in names}
-    try:
-        prepared = prepare(PVE, "GET", path, params=params)
-    except Fault:
-        return
-    assert prepared.method.path == path
-    wire = prepared.target.removeprefix("/api2/json").split("?")[0]
-    assert all(31 < ord(letter) < 127 and letter not in ' #"<>' for letter in wire)
-    # PVE decodes the path once and splits it then: that must be the same method again.
-    parts = unquote(wire).split("/")
-    assert not {"", ".", ".."} & set(parts[1:])
-    again = PVE.match("GET", wire)
-    assert again.method.path == path
-    expected = path.count("/")
-    assert len(parts) - 1 == expected or path.endswith("{volume}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,8 +161,6 @@ async def test_a_slow_node_does_not_slow_the_others() -> None:
         parts = ("status/current", "config", "pending", "snapshot")
         hung = [asyncio.create_task(pve.get(f"{base}/{part}")) for part in parts]
         await asyncio.sleep(0)
-        started = time.perf_counter()
         await pve.get(f"/nodes/pve1/{other.type}/{other.vmid}/status/current")
-        assert time.perf_counter() - started < 1
         assert not any(task.done() for task in hung)
         await asyncio.gather(*hung)

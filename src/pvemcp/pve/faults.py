@@ -143,7 +143,9 @@ def _invalid(text: str, errors: dict[str, str], asked: Asked) -> tuple[Fault, Cl
         if kind in {Missing, Conflict, Denied}:
             clue = clue or (_item(problem, asked) if kind is Missing else None)
             return kind(f"{place}: {name}: {problem}", hint=hint, detail=errors), clue
-    hint = "PVE's own words; api_describe shows what each parameter wants." if errors else ""
+    hint = (
+        "These are PVE's own words; the method's description has the right forms." if errors else ""
+    )
     return Invalid(f"{place}: {text.rstrip('.')}", hint=hint, detail=errors), None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import aiohttp
@@ -13,8 +14,13 @@ def outage(error: BaseException, verb: str, *, place: str, started: float, seen:
     """Translate what aiohttp raised. `seen` is the certificate fingerprint that PVE showed."""
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         return _other_certificate(place, seen)
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return _bad_certificate(error, place, seen)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return Unavailable(
+            f"no TLS connection to {place}: {_cause(error)}",
+            hint="Nothing was sent. Check that PVEMCP_PVE_URL has PVE's port, which is 8006.",
+        )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Unavailable(
             f"the name in {place} has no address", hint="Check PVEMCP_PVE_URL and the DNS."
@@ -54,11 +60,14 @@ def _other_certificate(place: str, seen: str) -> Fault:
 
 
 def _bad_certificate(error: BaseException, place: str, seen: str) -> Fault:
-    pin = f", or PVEMCP_PVE_FINGERPRINT={seen} once you have compared it" if seen else ""
+    pin = (
+        f" Or compare the fingerprint {seen} with `pvenode cert info` there and set "
+        f"PVEMCP_PVE_FINGERPRINT={seen}."
+    )
     return Unavailable(
         f"the TLS certificate of PVE at {place} is not trusted: {_cause(error)}",
         hint="Nothing was sent. Set PVEMCP_PVE_CA_FILE to a copy of the node's "
-        f"/etc/pve/pve-root-ca.pem{pin} with `pvenode cert info` on the node.",
+        f"/etc/pve/pve-root-ca.pem.{pin if seen else ''}",
     )
 
 
@@ -70,8 +79,10 @@ def _cause(error: BaseException) -> str:
         return "time-out"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return "the answer is not TLS" if "WRONG_VERSION" in str(error) else "handshake failed"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     if isinstance(error, aiohttp.ClientResponseError):
         return "the answer is not HTTP"
     return (str(error) or type(error).__name__)[:200]

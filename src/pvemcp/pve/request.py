@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,13 +28,16 @@ _SLOW = re.compile(r"/agent/|/agent$|/scan/|/content$|/file-restore/|/apt/|/repo
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What will be sent. `path` is for people and the policy, `target` for the wire."""
+    """What will be sent. `path` is for people and the policy, `target` for the wire.
+
+    Query and body may hold secrets, so they stay out of its repr.
+    """
 
     method: Method
     path: str
-    target: str
+    target: str = field(repr=False)
     effect: Effect
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     content_type: str = ""
     node: str = ""
     lane: tuple[str, int] = ("", 1)

@@ -8,7 +8,7 @@ import hashlib
 import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +38,7 @@ class Reply:
 
     status: int
     reason: str
-    body: bytes
+    body: bytes = field(repr=False)
     content_type: str = ""
 
 
