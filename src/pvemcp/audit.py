@@ -38,6 +38,7 @@ _COLUMNS = (
     "id, process, time, client, grant_id, address, mcp_client, tool, arguments, steps, outcome, "
     "error, ms"
 )
+_NAMES = _COLUMNS.split(", ")
 _INSERT = f"INSERT INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608
 _UPSERT = (
     f"{_INSERT} ON CONFLICT (id) DO UPDATE SET steps = excluded.steps, "
@@ -90,11 +91,12 @@ class Audit:
 
     def record(self, call: Call) -> None:
         """Write a closed call down, before its answer goes out. Never raises a Fault."""
+        values = self._values(call)
         try:
-            self._store.write(_UPSERT, self._values(call))
+            self._store.write(_UPSERT, values)
         except Fault as fault:
             log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
-        self._write_line(call)
+        self._write_line(call, values)
 
     def rows(
         self, since: float | None = None, client: str | None = None, limit: int = 100
@@ -126,10 +128,10 @@ class Audit:
             round(call.ms, 3),
         )
 
-    def _write_line(self, call: Call) -> None:
+    def _write_line(self, call: Call, row: tuple[Any, ...]) -> None:
         if self._journal is None:
             return
-        values = dict(zip(_COLUMNS.split(", "), self._values(call), strict=True))
+        values = dict(zip(_NAMES, row, strict=True))
         values["time"] = datetime.fromtimestamp(call.started, UTC).isoformat(
             timespec="milliseconds"
         )

@@ -25,6 +25,8 @@ class Attempts:
 
     def wait(self, address: str) -> float:
         """Return how many seconds this client must wait; 0.0 when it may try."""
+        if not self._failures:
+            return 0.0
         failures = self._failures.get(_group(address))
         if failures is None or len(failures) < FAILURES:
             return 0.0

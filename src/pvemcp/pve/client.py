@@ -78,7 +78,7 @@ class PveClient:
         self._loads: Flights[Description] = Flights()
         self._read_at = 0.0
         self._rereading: asyncio.Task[None] | None = None
-        self._prepared: OrderedDict[tuple[str, str], Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,10 +121,12 @@ class PveClient:
     def prepare(
         self, description: Description, verb: str, path: str, *, params: Mapping[str, Any]
     ) -> Prepared:
-        """Prepare a request; those without parameters are remembered."""
-        if params:
+        """Prepare a request; reads with few and plain parameters are remembered."""
+        plain = len(params) <= 3 and all(type(value) in (str, int) for value in params.values())
+        if params and not (verb == "GET" and plain):
             return prepare(description, verb, path, params=params)
-        key = (verb, path)
+        # The types are part of the key: 1 and True are equal, and not the same to PVE.
+        key = (verb, path, *((name, type(value), value) for name, value in params.items()))
         found = self._prepared.get(key)
         if found is None:
             found = self._prepared[key] = prepare(description, verb, path, params=params)

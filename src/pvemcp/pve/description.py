@@ -81,7 +81,7 @@ class Description:
         """
         try:
             start = text.index("[")
-            tree, end = json.JSONDecoder().raw_decode(text, start)
+            tree, end = _DECODER.raw_decode(text, start)
             texts = dict(_walk(tree))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _no_description(source) from error
@@ -185,7 +185,7 @@ class Description:
 def array_in(text: str) -> str:
     """Return the JSON array in apidoc.js, without the JavaScript around it."""
     start = text.index("[")
-    return text[start : json.JSONDecoder().raw_decode(text, start)[1]]
+    return text[start : _DECODER.raw_decode(text, start)[1]]
 
 
 def digest_of(text: str) -> str:
@@ -216,14 +216,28 @@ def segments_of(path: str) -> list[str]:
     return segments
 
 
+def _pack(found: dict[str, Any]) -> dict[str, Any]:
+    """Write the methods of a node as text as soon as they are read: the whole tree (15 MB) never
+    stands in memory. A `path` that is a text tells a node from a schema with such a property."""
+    info = found.get("info")
+    if isinstance(info, dict) and isinstance(found.get("path"), str):
+        found["info"] = {
+            verb: _ENCODE(method) for verb, method in info.items() if isinstance(method, dict)
+        }
+    return found
+
+
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_DECODER = json.JSONDecoder(object_hook=_pack)
+
+
 def _walk(tree: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], str]]:
-    encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
     stack = list(reversed(tree))
     while stack:
         node = stack.pop()
-        for verb, method in (node.get("info") or {}).items():
-            if verb in VERBS and isinstance(method, dict):
-                yield (node["path"], verb), encode(method)
+        for verb, text in (node.get("info") or {}).items():
+            if verb in VERBS:
+                yield (node["path"], verb), text
         stack.extend(reversed(node.get("children") or ()))
 
 
