@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import click
 
 from pvemcp.call import Effect
-from pvemcp.cli import words
+from pvemcp.cli import lean, words
 
 World = Literal["homelab", "cluster", "large"]
 CEILING = click.Choice([str(effect) for effect in Effect])
@@ -46,9 +46,8 @@ def serve(
     settings = words.settings(
         context, files=True, listen=listen, tls_cert=tls_cert, tls_key=tls_key
     )
-    from pvemcp import app  # noqa: PLC0415 - slow to import
-
-    return app.serve(settings)
+    code: int = lean.service().serve(settings)
+    return code
 
 
 @click.command(short_help="Serve one MCP client on stdin and stdout.")
@@ -63,9 +62,8 @@ def serve(
 def stdio(context: click.Context, ceiling: str) -> int:
     """Serve the one MCP client that started this command, on stdin and stdout."""
     settings = words.settings(context, files=True)
-    from pvemcp import app  # noqa: PLC0415 - slow to import
-
-    return app.stdio(settings, Effect.parse(ceiling))
+    code: int = lean.service().stdio(settings, Effect.parse(ceiling))
+    return code
 
 
 @click.command(short_help="Try everything on a simulated Proxmox VE.")
