@@ -35,11 +35,11 @@ async def load_description(
         return _last_copy(cache_dir, Unavailable("there is no source for the API description"))
     try:
         text = await fetch()
-        found = Description.parse(text, source="PVE itself")
+        found = await asyncio.to_thread(Description.parse, text, source="PVE itself")
     except Fault as fault:
         return await asyncio.to_thread(_last_copy, cache_dir, fault)
     if cache_dir is not None:
-        await asyncio.to_thread(_keep, cache_dir, array_in(text))
+        await asyncio.to_thread(_keep, cache_dir, text)
     return found
 
 
@@ -77,8 +77,9 @@ def _copies(cache_dir: Path | None) -> list[Path]:
     return [copy for _, copy in sorted(dated, reverse=True)]
 
 
-def _keep(cache_dir: Path, text: str) -> None:
+def _keep(cache_dir: Path, served: str) -> None:
     """Write a copy at once or not at all; the newest few stay. Trouble here is only logged."""
+    text = array_in(served)
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = cache_dir / f"apidoc-{digest_of(text)}.json"

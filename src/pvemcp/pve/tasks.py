@@ -39,13 +39,16 @@ _NOTHING = ("no content", "unable to open file")
 
 @dataclass(frozen=True, slots=True)
 class TaskEnd:
-    """How a task ended, or that it still runs. `seconds` is its age, `log_tail` its last lines."""
+    """How a task ended, or that it still runs. `log_tail` holds its last lines.
+
+    `seconds` is how long it has run; None for an ended task of which PVE does not say.
+    """
 
     upid: str
     status: Status
     exitstatus: str
     log_tail: tuple[str, ...]
-    seconds: float
+    seconds: float | None
 
 
 async def run_task(pve: Pve, upid: str | Upid, *, wait: float) -> TaskEnd:
@@ -144,13 +147,13 @@ class _Watch:
         self._trouble = ""
         if not isinstance(status, Mapping) or status.get("status") == "running":
             return None
-        return await self._ended(str(status.get("exitstatus") or ""))
+        return await self._ended(str(status.get("exitstatus") or ""), await self._ran())
 
     async def unfinished(self) -> TaskEnd:
         """Return the state of a task that still runs."""
         await self._read_log()
         lines = [*self._tail, *([f"PVE does not answer: {self._trouble}"] if self._trouble else [])]
-        return self._end("running", "", lines)
+        return self._end("running", "", lines, seconds=self._age())
 
     async def report(self) -> None:
         """Tell the client how far the task is: in percent, or the seconds that it has run."""
@@ -166,17 +169,39 @@ class _Watch:
         last = self._tail[-1][:200] if self._tail else "running"
         await self._pve.call.progress(self._reported, total, f"{what}: {last}")
 
-    async def _ended(self, exitstatus: str) -> TaskEnd:
+    async def _ended(self, exitstatus: str, ran: float | None) -> TaskEnd:
         if exitstatus == "OK":
-            return self._end("ok", exitstatus, [])
+            return self._end("ok", exitstatus, [], seconds=ran)
         await self._read_log()
         if exitstatus.startswith("WARNINGS"):
-            return self._end("warnings", exitstatus, self._tail)
+            return self._end("warnings", exitstatus, self._tail, seconds=ran)
         reason = clean(exitstatus) or "ended without an exit status, as a killed process does"
-        return self._end("failed", reason, self._tail)
+        return self._end("failed", reason, self._tail, seconds=ran)
 
-    def _end(self, status: Status, exitstatus: str, lines: list[str] | deque[str]) -> TaskEnd:
-        return TaskEnd(self._upid.text, status, exitstatus, tuple(lines), self._age())
+    def _end(
+        self,
+        status: Status,
+        exitstatus: str,
+        lines: list[str] | deque[str],
+        *,
+        seconds: float | None,
+    ) -> TaskEnd:
+        return TaskEnd(self._upid.text, status, exitstatus, tuple(lines), seconds)
+
+    async def _ran(self) -> float | None:
+        """Return how long an ended task ran: its age if we saw it end, else as PVE's list says."""
+        if self._looks > 1 or self._age() < LAST_LOOK:
+            return self._age()
+        start = self._upid.start
+        try:
+            rows = await self._pve.poll(
+                "/nodes/{node}/tasks", node=self._upid.node, typefilter=self._upid.type,
+                since=start, until=start, source="archive", limit=PAGE,
+            )  # fmt: skip
+        except Fault:
+            return None
+        ends = (row.get("endtime") for row in rows or () if row.get("upid") == self._upid.text)
+        return next((float(end) - start for end in ends if end), None)
 
     def _age(self) -> float:
         return max(0.0, time.time() - self._upid.start)

@@ -39,11 +39,12 @@ async def finish(pve: Pve, upid: str, *, wait: float) -> str | Started:
 def ending(end: TaskEnd) -> str:
     """Write how a task ended, or that it still runs and how to follow it."""
     what = headline(Upid.parse(end.upid))
+    ran = "" if end.seconds is None else f" after {duration(end.seconds)}"
     if end.status == "running":
         last = f"\nlast line: {end.log_tail[-1]}" if end.log_tail else ""
         follow = f'It goes on; follow it with task_get(upid="{end.upid}", wait=60).'
-        return f"{what}: still running after {duration(end.seconds)}{last}\n{follow}"
-    text = f"{what}: {end.exitstatus} after {duration(end.seconds)}\n{end.upid}"
+        return f"{what}: still running{ran}{last}\n{follow}"
+    text = f"{what}: {end.exitstatus}{ran}\n{end.upid}"
     if end.status == "warnings":
         text = "\n".join([text, *(line for line in end.log_tail if "WARN" in line.upper())])
     return text
