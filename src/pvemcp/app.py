@@ -7,25 +7,18 @@ import contextlib
 import ctypes
 import gc
 import logging
-import os
-import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import uvicorn
-from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
-from mcp.server.subscriptions import ListenHandler
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
 
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
@@ -34,7 +27,8 @@ from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.connect import claude_code_command, service_url
-from pvemcp.errors import Misconfigured, Unavailable
+from pvemcp.errors import Unavailable
+from pvemcp.listener import App, bind, on_signal, run_http
 from pvemcp.pve.client import PveClient
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen, require_token
@@ -47,20 +41,9 @@ logger = logging.getLogger(__name__)
 
 _M_MMAP_THRESHOLD = -3
 """Of mallopt(3)."""
-GRACE = 2
-"""Seconds that calls under way get when the service stops."""
 HOST_DESCRIPTION = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 """Where a PVE host keeps the API description of its own version."""
 DEMO_CALLER = "demo"
-
-
-@dataclass(frozen=True, slots=True)
-class App:
-    """A composed service: ASGI application, MCP server, and what closes its open streams."""
-
-    asgi: ASGIApp
-    server: Server[Any]
-    listen: ListenHandler
 
 
 def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
@@ -140,106 +123,6 @@ async def _load(pve: PveClient) -> None:
         await pve.description()
     except Unavailable as fault:
         logger.warning("no API description yet: %s", fault)
-
-
-class _Uvicorn(uvicorn.Server):
-    """A server that ends the clients' open subscription streams before it waits for requests."""
-
-    def __init__(self, config: uvicorn.Config, listen: ListenHandler) -> None:
-        super().__init__(config)
-        self._listen = listen
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `run_http`: uvicorn would raise them again after a graceful end."""
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._listen.close()
-        await super().shutdown(sockets)
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Bind the listening socket. Raises Misconfigured when the address cannot be had."""
-    host, port = settings.address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        bound = socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        raise Misconfigured(
-            f"listen: cannot listen on {settings.listen}: {os.strerror(error.errno or 0)}",
-            hint="Another program may have the port: set PVEMCP_LISTEN to another one.",
-        ) from None
-    # asyncio does this only for sockets that it opened itself; without it an answer, written in two
-    # parts, waits up to 40 ms for the client's delayed ACK.
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return bound
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A service that listens. `url` is where a client on this machine finds MCP."""
-
-    url: str
-    server: uvicorn.Server
-    task: asyncio.Task[None]
-
-    async def stop(self) -> None:
-        """End open streams, give calls under way GRACE seconds, and stop."""
-        self.server.should_exit = True
-        await asyncio.shield(self.task)
-
-
-@contextlib.asynccontextmanager
-async def start(app: App, settings: Settings) -> AsyncIterator[Running]:
-    """Listen and serve until `stop` or the end of the block."""
-    with bind(settings) as bound:
-        server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
-        task = asyncio.create_task(server.serve([bound]))
-        await server.ready.wait()
-        running = Running(mcp_url(settings, bound), server, task)
-        try:
-            yield running
-        finally:
-            await running.stop()
-
-
-async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; a second signal does not wait for calls under way."""
-    server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
-
-    def end() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    _on_signal(end)
-    await server.serve([bound])
-
-
-def _on_signal(end: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
-
-
-def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app.asgi,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=GRACE,
-        h11_max_incomplete_event_size=65536,
-    )
 
 
 def mcp_url(settings: Settings, bound: socket.socket) -> str:
@@ -357,5 +240,5 @@ async def _simulate(world: World, port: int) -> None:
             flush=True,
         )
         ended = asyncio.Event()
-        _on_signal(ended.set)
+        on_signal(ended.set)
         await ended.wait()

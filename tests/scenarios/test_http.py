@@ -20,9 +20,10 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from pvemcp.access.grants import Grants
-from pvemcp.app import Running, bind, compose, start
+from pvemcp.app import compose
 from pvemcp.call import ApiToken, Effect
 from pvemcp.errors import Misconfigured
+from pvemcp.listener import Running, bind, start
 from pvemcp.settings import Settings
 from pvemcp.sim.tls import make_certificates
 from tests.scenarios.rig import ERAS, Caller, Rig, rig
