@@ -17,6 +17,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pvemcp import app as product
+from pvemcp import listener
 from pvemcp.access.grants import Grants
 from pvemcp.call import ApiToken, Effect
 from pvemcp.settings import Settings
@@ -47,7 +48,7 @@ async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
     world = make_world("homelab", progress="timed")
     settings = Settings(listen="127.0.0.1:0", state_dir=folder, log_level="warning")
     uds = str(folder / "pve.sock")
-    with Store(folder) as store, product.bind(settings) as bound:
+    with Store(folder) as store, listener.bind(settings) as bound:
         grants = Grants(store)
         _, secret = grants.create("conformance", Effect.DESTROY)
         async with serve_world(world, uds=uds, tls=False):
@@ -60,7 +61,7 @@ async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
                 app = dataclasses.replace(app, asgi=Admitted(app.asgi, secret))
             ready = {"url": product.mcp_url(settings, bound), "token": secret}
             print(json.dumps(ready), flush=True)  # noqa: T201 - the answer to the parent
-            await product.run_http(app, settings, bound)
+            await listener.run_http(app, settings, bound)
 
 
 def main() -> None:
