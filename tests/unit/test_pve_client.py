@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
 import pytest
 
 from pvemcp.call import ApiToken, Effect, Verdict
-from pvemcp.errors import Conflict, Denied, Invalid, Missing, Rejected, Unavailable
+from pvemcp.errors import Conflict, Denied, Invalid, Missing, Rejected, Unavailable, Uncertain
 from pvemcp.pve.client import Answer
 from tests.unit.pve_server import TOKEN, Handler, Request, answer, client_of, new_call, raw
 from tests.unit.pve_tree import description
@@ -172,6 +173,22 @@ class Gate:
         self.asked.set()
         await self.open.wait()
         return answer(self.data)
+
+
+@pytest.mark.parametrize(("verb", "times"), [("GET", 2), ("POST", 1)])
+async def test_only_a_read_is_repeated_when_pve_had_a_stale_connection(
+    verb: str, times: int
+) -> None:
+    broken = [raw(b"", status=596, reason="Broken pipe")]
+
+    async def handler(request: Request) -> bytes:
+        return broken.pop() if broken else answer({})
+
+    async with client_of(handler) as (client, server):
+        path = f"{GUEST}/config" if verb == "GET" else f"{GUEST}/status/start"
+        with contextlib.suppress(Uncertain):
+            await client.bind(new_call()).request(verb, path)
+        assert server.asked == [f"{verb} /api2/json{path}"] * times
 
 
 async def test_identical_reads_under_way_share_one_request() -> None:

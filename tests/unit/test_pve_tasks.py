@@ -167,10 +167,10 @@ async def test_patience_ends_with_a_task_that_runs() -> None:
 
 
 async def test_trouble_while_looking_is_overcome() -> None:
-    broken = raw(b"", status=596, reason="Broken pipe")
+    broken = raw(b"", status=595, reason="Connection refused")
     async with working(Tasks(broken, None, None, broken, RUNNING, ended("OK"))) as pve:
         assert (await run_task(pve, UPID, wait=20)).status == "ok"
-        assert [step.status for step in pve.call.steps] == [596, 0, 596]
+        assert [step.status for step in pve.call.steps] == [595, 0, 595]
 
 
 async def test_trouble_until_the_end_of_patience_is_told() -> None:

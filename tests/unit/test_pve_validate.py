@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pvemcp.errors import Invalid
 from pvemcp.pve import formats, patterns
-from pvemcp.pve.schema import Method, Parameter
+from pvemcp.pve.schema import Method, Parameter, parameter_of
 from pvemcp.pve.validate import validate
 from tests.unit.pve_tree import method_of
 
@@ -47,6 +47,23 @@ def problem(name: str, value: Any) -> str:
 )  # fmt: skip
 def test_a_right_value_is_written_as_pve_wants_it(name: str, value: Any, written: Any) -> None:
     assert rendered(name, value) == written
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "written"),
+    [
+        ({"format": "prune-backups"}, {"keep-last": 3, "keep-all": False}, "keep-last=3,keep-all=0"),
+        ({"format": "pve-startup-order"}, {"order": 3}, "order=3"),
+        ({"type": "integer", "minimum": 0}, False, 0),
+        ({"type": "number", "minimum": "0"}, 1.5, 1.5),
+        ({"format": {"clone": {"type": "number", "minimum": "0"}}}, "clone=100", "clone=100"),
+    ],
+)  # fmt: skip
+def test_a_right_value_of_a_described_parameter_is_taken(
+    schema: dict[str, Any], value: Any, written: Any
+) -> None:
+    method = Method("/x", "PUT", parameters=(parameter_of("it", schema),))
+    assert validate(method, {"it": value}) == {"it": written}
 
 
 @pytest.mark.parametrize(

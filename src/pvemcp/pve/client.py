@@ -39,6 +39,8 @@ RESOURCES = 1.0
 PERMISSIONS = 30.0
 """Seconds that a token's permissions are kept."""
 KEPT_REQUESTS = 256
+STALE, QUICK = "Broken pipe", 1.0
+"""How pveproxy says that its connection to pvedaemon broke, and within how many seconds."""
 
 
 class PveClient:
@@ -138,13 +140,24 @@ class PveClient:
         """Send a prepared request as this token. Identical GETs under way share one."""
         if prepared.verb == "GET":
             return await self.flights.share(
-                (token, prepared.target), partial(self._send, prepared, token)
+                (token, prepared.target), partial(self._read, prepared, token)
             )
         try:
             return await self._send(prepared, token)
         finally:
             self.flights.forget()
             self.resources.forget()
+
+    async def _read(self, prepared: Prepared, token: ApiToken) -> Reply:
+        """Send a GET, and once more when pveproxy's own connection to pvedaemon had gone stale.
+
+        That is answered at once; a worker that dies over the request takes 5 s (seen on PVE 9.1).
+        """
+        started = time.monotonic()
+        reply = await self._send(prepared, token)
+        if reply.status == 596 and reply.reason == STALE and time.monotonic() - started < QUICK:
+            reply = await self._send(prepared, token)
+        return reply
 
     async def _send(self, prepared: Prepared, token: ApiToken) -> Reply:
         headers = {"Authorization": token.header}

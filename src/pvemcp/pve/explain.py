@@ -29,6 +29,9 @@ async def better(pve: Pve, fault: Fault, clue: Clue) -> Fault:
             case "node" | "storage" as kind:
                 rows = await pve.resources(kind)
                 return _named(fault, clue, kind, [str(row.get(kind, "")) for row in rows])
+            case "silent":
+                names = [str(row.get("node", "")) for row in await pve.resources("node")]
+                return fault if clue.name in names else _named(fault, clue, "node", names)
             case "item":
                 return _item(fault, clue, await pve.get(clue.path))
             case _:

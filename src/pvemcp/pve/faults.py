@@ -29,6 +29,7 @@ _CHECK_FAILED = re.compile(
     r"^Permission check failed \((?P<path>[^,()]*), (?P<privileges>[\w.|]+)\)"
 )
 _PRIVILEGE = re.compile(r"^[A-Z]\w+(?:\.\w+)+$")
+_ELSEWHERE = re.compile(r"certificate verify failed|No route to host|timed out|Name or service")
 _LONGEST = 500
 
 PROXY = frozenset({502, 503, 504, 595, 596, 599})
@@ -75,7 +76,7 @@ def _by_status(status: int, text: str, asked: Asked) -> tuple[Fault, Clue | None
     if status == 501:
         return _unknown(text, asked), None
     if status in PROXY:
-        return _silent_node(status, text, asked), None
+        return _silent_node(status, text, asked), _node(text, asked)
     if 300 <= status < 400:
         return _redirected(status), None
     kind, hint, clue = explained(text)
@@ -98,6 +99,11 @@ def _item(text: str, asked: Asked) -> Clue | None:
             if value and value in text:
                 return Clue("item", value, asked.node, key[1:-1], "/".join(path[:at]))
     return None
+
+
+def _node(text: str, asked: Asked) -> Clue | None:
+    """Return the clue of a node that may not exist: a wrong name may resolve, and lead nowhere."""
+    return Clue("silent", asked.node) if asked.node and _ELSEWHERE.search(text) else None
 
 
 def _lock(asked: Asked) -> Clue | None:
@@ -130,7 +136,9 @@ def _texts(reply: Reply) -> tuple[str, dict[str, str]]:
     body = body if isinstance(body, dict) else {}
     errors = body.get("errors")
     errors = errors if isinstance(errors, dict) else {}
-    text = clean(reply.reason) or clean(str(body.get("message") or ""))
+    reason, message = clean(reply.reason), clean(str(body.get("message") or ""))
+    # The reason is the first line only: `400 Parameter verification failed.`, `id: No such job`.
+    text = message if not reason or message.startswith(reason) else reason
     given = {str(name)[:60]: clean(str(problem)) for name, problem in errors.items()}
     return text or f"PVE answered {reply.status} without a reason", given
 
@@ -170,8 +178,8 @@ def _denied(text: str, asked: Asked) -> Fault:
             hint="A person can do it in PVE's web interface.",
         )
     kind, hint, _ = explained(text)
-    if kind is Denied:
-        return Denied(text, hint=hint)
+    if kind in {Denied, Missing}:
+        return kind(text, hint=hint)
     needed = sorted(set(_privileges(asked.method.permissions)))
     also = f" {asked.verb} {asked.method.path} asks for: {', '.join(needed)}." if needed else ""
     about = (asked.method.permissions or {}).get("description")
@@ -226,7 +234,7 @@ def _silent_node(status: int, text: str, asked: Asked) -> Fault:
     return Unavailable(
         what,
         hint="GET /cluster/status shows which nodes are online. If this one is, its pvedaemon may "
-        "be down (systemctl status pvedaemon), or the guest agent hangs.",
+        "be down (systemctl status pvedaemon), or the guest agent hangs. Only read: try again.",
     )
 
 

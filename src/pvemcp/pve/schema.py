@@ -70,14 +70,24 @@ def parameter_of(name: str, schema: Mapping[str, Any]) -> Parameter:
         enum=tuple(schema.get("enum") or ()),
         pattern=schema.get("pattern") or "",
         format=schema.get("format") or "",
-        minimum=schema.get("minimum"),
-        maximum=schema.get("maximum"),
+        minimum=_bound(schema.get("minimum")),
+        maximum=_bound(schema.get("maximum")),
         min_length=schema.get("minLength"),
         max_length=schema.get("maxLength"),
         requires=schema.get("requires") or "",
         typetext=schema.get("typetext") or "",
         items=schema.get("items") or {},
     )
+
+
+def _bound(value: Any) -> float | None:
+    """Read a bound: PVE 9.1 publishes some as texts (`"minimum":"0"` of bandwidth limits)."""
+    if not isinstance(value, str):
+        return value if isinstance(value, (int, float)) else None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def method_of(path: str, verb: str, schema: Mapping[str, Any]) -> Method:

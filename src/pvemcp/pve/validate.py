@@ -25,6 +25,11 @@ _NUMBER = re.compile(
 _HUGE = 10**40
 _FAMILY = re.compile(r"^(.*?)[0-9]+$", re.DOTALL)
 _SECRET = re.compile(r"pass|secret|token|key|ticket|otp|sshkeys", re.IGNORECASE)
+_PROPERTIES = frozenset(
+    {"prune-backups", "pve-startup-order", "backup-performance", "backup-fleecing"}
+    | {f"pve-qm-{name}" for name in ("boot", "hostpci", "ide", "ipconfig", "smbios1", "watchdog")}
+)
+"""Named formats that are property strings; GET answers with an object for some of them."""
 _IGNORED = frozenset({"_dc"})
 """Names that PVE drops from any request (`_dc` is its web interface's cache breaker)."""
 
@@ -127,7 +132,9 @@ def _boolean(value: Any) -> int:
 
 def _integer(parameter: Parameter, value: Any) -> int:
     whole = isinstance(value, float) and value.is_integer()
-    if isinstance(value, bool) or not (
+    if isinstance(value, bool) and parameter.minimum != 0:  # `enable` of a rule is 0 or 1
+        raise Wrong("must be a whole number")
+    if not (
         whole or isinstance(value, int) or (isinstance(value, str) and _INTEGER.fullmatch(value))
     ):
         raise Wrong("must be a whole number")
@@ -171,7 +178,7 @@ def _string(parameter: Parameter, value: Any) -> str:
     form = parameter.format
     if isinstance(value, (list, tuple)):
         value = _joined(parameter, value)
-    elif isinstance(value, Mapping) and isinstance(form, Mapping):
+    elif isinstance(value, Mapping) and (isinstance(form, Mapping) or form in _PROPERTIES):
         value = property_string.render(value)
     flag = isinstance(value, bool) and not isinstance(form, Mapping)
     if flag or not isinstance(value, (str, int, float)):
