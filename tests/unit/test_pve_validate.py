@@ -52,7 +52,8 @@ def test_a_right_value_is_written_as_pve_wants_it(name: str, value: Any, written
 @pytest.mark.parametrize(
     ("schema", "value", "written"),
     [
-        ({"format": "prune-backups"}, {"keep-last": 3, "keep-all": False}, "keep-last=3,keep-all=0"),
+        ({"format": "prune-backups"}, {"keep-last": 3, "keep-all": False},
+         "keep-last=3,keep-all=0"),
         ({"format": "pve-startup-order"}, {"order": 3}, "order=3"),
         ({"type": "integer", "minimum": 0}, False, 0),
         ({"type": "number", "minimum": "0"}, 1.5, 1.5),
