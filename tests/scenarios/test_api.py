@@ -180,3 +180,35 @@ async def test_an_empty_list_under_a_weak_token_says_so() -> None:
             text = await client.call("api_read", path="/nodes/pve1/qemu")
             assert text.startswith("empty list")
             assert "incomplete" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "params"),
+    [
+        ("PUT", "/access/acl", {"path": "/", "roles": "PVEAdmin"}),
+        ("POST", "/access/ticket", {"username": "root@pam", "password": "secret"}),
+    ],
+)
+async def test_what_nobody_may_call_is_not_sent_to_another_tool(
+    method: str, path: str, params: dict[str, str]
+) -> None:
+    async with rig() as r, r.client() as client:
+        with pytest.raises(ToolFault, match="closed to every client") as error:
+            await client.call("api_change", method=method, path=path, params=params)
+        assert "api_destroy" not in str(error.value)
+
+
+async def test_a_field_that_is_not_set_is_named() -> None:
+    async with rig() as r, r.client() as client:
+        text = await client.call("api_read", path="/version", fields=["version", "nope"])
+        assert text.endswith("\nnot set: nope")
+
+
+async def test_a_guest_that_is_started_with_its_making_says_that_this_is_another_task() -> None:
+    async with rig() as r, r.client() as client:
+        params = {"vmid": 7001, "memory": 64, "start": True}
+        text = await client.call(
+            "api_change", method="POST", path="/nodes/pve1/qemu", params=params
+        )
+        assert "qmcreate 7001 on pve1: OK" in text
+        assert "a task of its own" in text

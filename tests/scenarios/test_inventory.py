@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pvemcp.sim.world import make_world
 from tests.scenarios.rig import ToolFault, rig
 
 
@@ -131,3 +132,14 @@ async def test_a_lost_quorum_is_said() -> None:
         r.world.faults.quorum_lost = True
         r.world.touch()
         assert "NOT QUORATE" in await client.call("cluster_overview")
+
+
+async def test_the_overview_under_a_weak_token_claims_nothing_that_it_cannot_see() -> None:
+    world = make_world("cluster")
+    weak = world.token("root@pam", "weak", privsep=True)
+    async with rig(world) as r, r.client(token=weak) as client:
+        text = await client.call("cluster_overview")
+        assert text.startswith("quorum unknown: ")
+        for part in ("guests", "storages", "nodes and tasks"):
+            assert f"{part}: The list may be incomplete: token root@pam!weak lacks" in text
+        assert (await client.data("cluster_overview"))["cluster"] is None

@@ -150,3 +150,18 @@ async def test_a_client_without_the_extension_cannot_ask_for_tasks() -> None:
                 None,
             )
         assert error.value.error.code == -32021
+
+
+async def test_a_short_list_of_tasks_says_how_many_there_are() -> None:
+    async with rig() as r, r.client() as client:
+        vmid = a_guest(r, running=False)
+        for action in ("start", "shutdown", "start"):
+            await client.call("guest_power", guests=vmid, action=action)
+        text = await client.call("task_list", guest=vmid, limit=2)
+        assert text.startswith("3 tasks\n")
+        assert "2 of 3 shown" in text
+
+
+async def test_a_list_of_tasks_under_a_weak_token_says_that_others_are_left_out() -> None:
+    async with rig() as r, r.client(token=r.world.token("root@pam", "weak", privsep=True)) as c:
+        assert "PVE leaves out tasks of others" in await c.call("task_list")

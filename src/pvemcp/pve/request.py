@@ -41,6 +41,8 @@ class Prepared:
     content_type: str = ""
     node: str = ""
     lane: tuple[str, int] = ("", 1)
+    checked: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """All parameters as PVE wants them, those of the path too."""
 
     @property
     def verb(self) -> str:
@@ -61,6 +63,7 @@ def prepare(
     method = match.method
     _refuse_forbidden(method)
     clean = validate(method, _merged(match.values, rest))
+    checked = dict(clean)
     if reason := unavailable(method.verb, method.path, clean):
         raise Invalid(f"{method.verb} {method.path} does not work here: {reason}")
     plain = method.path
@@ -75,11 +78,12 @@ def prepare(
         method=method,
         path=plain,
         target=f"{target}?{query}" if query else target,
-        effect=effect_of(method.verb, method.path, clean | match.values),
+        effect=effect_of(method.verb, method.path, checked),
         body=body,
         content_type=content_type,
         node=node,
         lane=(f"{node} slow", 4) if _SLOW.search(method.path) else (node, 1),
+        checked=checked,
     )
 
 

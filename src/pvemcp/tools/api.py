@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,8 +11,9 @@ from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.effects import effect_of, forbidden, unavailable, why, worst_effect
+from pvemcp.pve.request import prepare
 from pvemcp.pve.schema import Method, Parameter
-from pvemcp.pve.validate import validate
+from pvemcp.pve.upid import Upid
 from pvemcp.tools.render import plain, record, to_json, within_budget
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
@@ -33,6 +34,9 @@ _SEEN_BY: Sequence[tuple[str, str, str]] = (
     ("/cluster/notifications", "/mapping/notifications", "Mapping.Audit"),
 )
 """Which privilege on which ACL path shows all rows of a list, by a part of its API path."""
+
+
+_AUTOSTART = "Its start is a task of its own, which may fail: see task_list(guest=VMID)."
 
 
 @tool(always=True)
@@ -77,36 +81,50 @@ async def api_read(
     format: Format = "text",
 ) -> str:
     """GET any path of the PVE API. Find paths with api_search."""
-    answer = await pve.request("GET", path, params or {})
-    data = answer.data
+    data = (await pve.request("GET", path, params or {})).data
     if isinstance(data, list) and all(isinstance(row, dict) for row in data):
         query = Query(where or (), sort, fields or (), limit, cursor)
         return await _list(pve, path, data, query, format=format)
     if where or sort or cursor:
         raise Invalid("where, sort and cursor go with lists", hint=f"{path} is not a list.")
+    absent: list[str] = []
     if fields and isinstance(data, dict):
-        data = {name: data[name] for name in fields if name in data}
+        absent = [name for name in fields if name not in data]
+        data = {name: data.get(name) for name in fields if name in data or format == "json"}
     text = to_json(data) if format == "json" else _plain(data)
+    if absent and format == "text":
+        text += f"\nnot set: {', '.join(absent)}"
     return within_budget(text, rest="narrow it with fields, or with the method's own parameters")
 
 
 async def _list(
     pve: Pve, path: str, rows: list[dict[str, Any]], query: Query, *, format: Format
 ) -> str:
-    page = select(rows, query, key="")
+    page = select(rows, query, key="", known=await _declared(pve, path))
     acl, privilege = next(
         ((acl, privilege) for part, acl, privilege in _SEEN_BY if part in path), ("/", "Sys.Audit")
     )
     blind = await pve.blind(acl, privilege)
     head = f"{page.total} item{'s' * (page.total != 1)}" if rows else "empty list"
     notes = [blind] if blind else []
-    columns = query.fields or _columns(page)
+    columns = query.fields or _columns(page, empty=format == "json")
     return write(page, columns, format=format, head=head, notes=notes, cells=plain)
 
 
-def _columns(page: Page) -> list[str]:
-    """Return the fields that some row has, in a steady order: first those that identify it."""
-    names = {name for row in page.rows for name, value in row.items() if value not in (None, "")}
+async def _declared(pve: Pve, path: str) -> Collection[str]:
+    """Return the fields that the method may answer with: PVE leaves out those that are not set."""
+    method = (await pve.description()).match("GET", path).method
+    return (method.returns.get("items") or {}).get("properties") or ()
+
+
+def _columns(page: Page, *, empty: bool) -> list[str]:
+    """Return the fields that some row has, in a steady order: first those that identify it.
+
+    `empty` keeps those that are empty in every row.
+    """
+    names = {
+        name for row in page.rows for name, value in row.items() if empty or value not in (None, "")
+    }
     first = ["vmid", "id", "name", "node", "type", "storage", "volid", "userid", "iface", "status"]
     return [n for n in first if n in names] + sorted(n for n in names if n not in first)
 
@@ -130,10 +148,9 @@ async def api_change(
     pve: Pve, method: Literal["POST", "PUT"], path: str, params: Params = None, wait: Wait = 60
 ) -> str | Started:
     """Call a PVE API method that changes something, and follow its task."""
-    found = (await pve.description()).match(method, path)
-    checked = validate(found.method, {**found.values, **(params or {})})
-    if effect_of(method, found.method.path, checked) > Effect.CHANGE:
-        reason = why(method, found.method.path, checked)
+    prepared = prepare(await pve.description(), method, path, params=params or {})
+    if prepared.effect > Effect.CHANGE:
+        reason = why(method, prepared.method.path, prepared.checked)
         raise Invalid(f"{method} {path}: {reason}", hint="Call api_destroy for it.")
     return await _write(pve, method, path, params, wait=wait)
 
@@ -153,8 +170,15 @@ async def api_destroy(
 async def _write(pve: Pve, method: str, path: str, params: Params, *, wait: float) -> str | Started:
     answer: Answer = await pve.request(method, path, params or {})
     if answer.upid:
-        return await finish(pve, answer.upid, wait=wait)
+        ended = await finish(pve, answer.upid, wait=wait)
+        return f"{ended}\n{_AUTOSTART}" if _starts_too(answer.upid, params, ended) else ended
     return within_budget(f"done\n{_plain(answer.data)}" if answer.data else "done", rest="")
+
+
+def _starts_too(upid: str, params: Params, ended: str | Started) -> bool:
+    """Tell whether a guest was made that PVE now starts, in another task that may fail."""
+    made = Upid.parse(upid).type in ("qmcreate", "qmrestore", "vzcreate", "vzrestore")
+    return made and isinstance(ended, str) and str((params or {}).get("start")) in ("1", "True")
 
 
 def _purpose(method: Method) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
@@ -32,6 +32,8 @@ class Guest:
     name: str
     type: str
     node: str
+    cpu: float = field(default=0.0, compare=False)
+    """Share of its CPUs, as pvestatd last saw it."""
 
     @property
     def path(self) -> str:
@@ -64,7 +66,8 @@ async def locate(pve: Pve, guest: int | str) -> Guest:
 
 
 def _guest(row: Mapping[str, Any]) -> Guest:
-    return Guest(int(row["vmid"]), str(row.get("name", "")), str(row["type"]), str(row["node"]))
+    cpu = float(row.get("cpu") or 0)
+    return Guest(int(row["vmid"]), str(row.get("name", "")), row["type"], row["node"], cpu)
 
 
 async def _missing(pve: Pve, wanted: str, rows: Sequence[Mapping[str, Any]]) -> Missing:
@@ -143,7 +146,7 @@ def _text(guest: Guest, view: Mapping[str, Any]) -> str:
         "snapshots": _snapshots,
     }
     for name, writer in writers.items():
-        if name not in view:
+        if name not in view or (name == "addresses" and view["status"].get("template")):
             continue
         value = view[name]
         unknown = value.get("unknown") if isinstance(value, dict) else None
@@ -164,7 +167,8 @@ def _status(guest: Guest, status: Mapping[str, Any]) -> str:
     mem, maxmem, disk = (size(status.get(key) or 0) for key in ("mem", "maxmem", "maxdisk"))
     if status.get("disk"):  # PVE knows it of containers only
         disk = f"{size(status['disk'])} of {disk}"
-    cpu = cell("cpu", float(status.get("cpu") or 0))
+    # Each worker of PVE measures on its own: its first answer is 0 (seen on PVE 9.1).
+    cpu = cell("cpu", float(status.get("cpu") or (guest.cpu if status.get("uptime") else 0)))
     use = f"cpu {cpu} of {status.get('cpus')}, mem {mem} of {maxmem}, disk {disk}"
     return "\n".join([f"{guest} on {guest.node}: {state}", use, *flags])
 

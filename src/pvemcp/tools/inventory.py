@@ -119,20 +119,30 @@ def _count(kind: Kind, page: Page) -> str:
 @tool(always=True)
 async def cluster_overview(pve: Pve, format: Format = "text") -> str:
     """Show the cluster at a glance: quorum, nodes, guests, storages, running and failed tasks."""
-    status, resources, tasks, blind = await asyncio.gather(
+    status, resources, tasks, notes = await asyncio.gather(
         _or_fault(pve.get("/cluster/status")),
         pve.resources(),
         _or_fault(pve.get("/cluster/tasks")),
-        pve.blind("/", "Sys.Audit"),
+        _unseen(pve),
     )
     view = _Overview.of(status, resources, tasks)
-    notes = [blind] if blind else []
     notes += [
         f"{name}: {part}"
         for name, part in (("status", status), ("tasks", tasks))
         if isinstance(part, Fault)
     ]
     return view.as_json(notes) if format == "json" else view.as_text(notes)
+
+
+async def _unseen(pve: Pve) -> list[str]:
+    """Say of which parts the token may not see all."""
+    notes = []
+    for kind in ("guests", "storages", "nodes"):
+        listing = LISTINGS[kind]
+        if blind := await pve.blind(listing.acl, listing.privilege):
+            what = "nodes and tasks" if kind == "nodes" else kind
+            notes.append(f"{what}: {blind}")
+    return notes
 
 
 async def _or_fault(request: Any) -> Any:
@@ -145,7 +155,8 @@ async def _or_fault(request: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Overview:
-    cluster: Mapping[str, Any]
+    cluster: Mapping[str, Any] | None
+    """What PVE says of the cluster: empty for a single node, None when it does not say."""
     nodes: Sequence[Row]
     guests: Sequence[Row]
     storages: Sequence[Row]
@@ -158,11 +169,10 @@ class _Overview:
         for row in resources:
             kind = "vm" if row.get("type") in ("qemu", "lxc") else str(row.get("type"))
             kinds.setdefault(kind, []).append(row)
-        parts = [] if isinstance(status, Fault) else status
         listed = [] if isinstance(tasks, Fault) else tasks
         bad = [t for t in listed if t.get("endtime") and not _ended_well(str(t.get("status")))]
         return cls(
-            cluster=next((part for part in parts if part.get("type") == "cluster"), {}),
+            cluster=None if isinstance(status, Fault) else _cluster(status),
             nodes=sorted(kinds["node"], key=lambda row: str(row.get("node"))),
             guests=kinds["vm"],
             storages=kinds["storage"],
@@ -230,8 +240,14 @@ class _Overview:
         return [f"{table(chosen, fields)}\n(offline and fullest first; all: inventory_find nodes)"]
 
 
-def _headline(cluster: Mapping[str, Any], nodes: Sequence[Row]) -> str:
+def _cluster(status: Sequence[Row]) -> Row:
+    return next((part for part in status if part.get("type") == "cluster"), {})
+
+
+def _headline(cluster: Mapping[str, Any] | None, nodes: Sequence[Row]) -> str:
     online = sum(row.get("status") == "online" for row in nodes)
+    if cluster is None:
+        return f"quorum unknown: {online} of {len(nodes)} nodes online"
     name = f"cluster {cluster.get('name')}" if cluster else "single node"
     quorum = ""
     if cluster:

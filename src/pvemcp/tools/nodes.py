@@ -46,11 +46,25 @@ async def node_get(
         pve.get("/nodes/{node}/status", node=node), *(_part(pve, node, part) for part in chosen)
     )
     view: dict[Part, Any] = dict(zip(chosen, got, strict=True))
+    if not status.get("cpu"):
+        status = {**status, "cpu": await _cpu(pve, node)}
     if format == "json":
         return to_json({"node": node, "status": status, **view})
     lines = [_status(node, status)]
     lines += [_write(part, rows) for part, rows in view.items()]
     return within_budget("\n".join(lines), rest="ask for fewer parts")
+
+
+async def _cpu(pve: Pve, node: str) -> float:
+    """Return the node's load as pvestatd last saw it, for where `status` says 0.
+
+    Each worker of PVE measures on its own: its first answer is 0 (seen on PVE 9.1).
+    """
+    try:
+        rows = await pve.resources("node")
+    except Fault:
+        return 0.0
+    return next((float(row.get("cpu") or 0) for row in rows if row.get("node") == node), 0.0)
 
 
 async def _part(pve: Pve, node: str, part: Part) -> Any:

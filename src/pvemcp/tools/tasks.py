@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pvemcp.call import Effect
 from pvemcp.errors import Conflict, Invalid
-from pvemcp.pve.client import Pve
+from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.tasks import TaskEnd, Upid, run_task, task_log
 from pvemcp.tools.guests import GuestName, locate
 from pvemcp.tools.render import duration, moment, to_json, within_budget
@@ -73,16 +73,18 @@ async def task_list(
         found = await locate(pve, guest)
         node, vmid = node or found.node, found.vmid
     if node:
-        rows = await _of_node(pve, node, state, type=type, vmid=vmid, after=after, limit=limit)
+        got = await _of_node(pve, node, state, type=type, vmid=vmid, after=after, limit=limit)
     else:
-        rows = await pve.get("/cluster/tasks")
-    rows = [_row(r) for r in rows if _wanted(r, state, type=type, after=after)]
+        got = await pve.request("GET", "/cluster/tasks")
+    rows = [_row(r) for r in got.data if _wanted(r, state, type=type, after=after)]
     rows.sort(key=lambda row: -row["starttime"])
-    page = Page(rows[:limit], len(rows), "")
+    # PVE counts all that match beside the rows, except where the choice is ours.
+    count = len(rows) if state == "running" else max(len(rows), got.total or 0)
+    page = Page(rows[:limit], count, "")
     blind = await pve.blind(f"/nodes/{node}" if node else "/nodes", "Sys.Audit")
-    note = [blind.replace("the list", "tasks of others are not shown; the list")] if blind else []
-    if len(rows) > limit:
-        note.append(f"{limit} of {len(rows)} shown; ask with a higher limit, or since and state.")
+    note = [f"{blind} PVE leaves out tasks of others."] if blind else []
+    if count > limit:
+        note.append(f"{limit} of {count} shown; ask with a higher limit, or since and state.")
     if not node:
         note.append("Only the latest of each node; give node or guest for the history.")
     fields = ("type", "id", "node", "user", "starttime", "took", "status", "upid")
@@ -91,15 +93,18 @@ async def task_list(
 
 async def _of_node(
     pve: Pve, node: str, state: State, *, type: str, vmid: int | None, after: int, limit: int
-) -> list[dict[str, Any]]:
-    asked: dict[str, Any] = {"source": "active" if state == "running" else "all", "limit": limit}
+) -> Answer:
+    asked: dict[str, Any] = {
+        "node": node,
+        "source": "active" if state == "running" else "all",
+        "limit": limit,
+    }
     if state in ("ok", "error", "warning"):
         asked["statusfilter"] = state
     asked |= {key: value for key, value in (("typefilter", type), ("vmid", vmid)) if value}
     if after:
         asked["since"] = after
-    rows: list[dict[str, Any]] = await pve.get("/nodes/{node}/tasks", node=node, **asked)
-    return rows
+    return await pve.request("GET", "/nodes/{node}/tasks", asked)
 
 
 def _wanted(row: Mapping[str, Any], state: State, *, type: str, after: int) -> bool:
