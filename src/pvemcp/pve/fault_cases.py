@@ -152,6 +152,9 @@ CASES = (
     _case(r"Agent error", Rejected, "That is the guest agent's own answer."),
     _case(r"not enough (?:free )?space|no space left|out of space", Rejected,
           "Free space on the storage, or choose another: GET /nodes/NODE/storage."),
+    _case(r"powerdown failed|shutdown failed|(?:VM|CT|container) did not stop", Rejected,
+          "The guest did not shut down in time: it may ignore the request, or lack a guest agent. "
+          "Look inside, wait longer, or take its power with stop."),
     _case(r"got timeout|timed? ?out", Unavailable,
           "The node or the guest is slow. Look whether it happened before you try again."),
 )  # fmt: skip

@@ -28,6 +28,8 @@ TAIL = 10
 """Log lines that come with a task's end."""
 PAGE = 500
 """Log lines read at once."""
+HALF_WAY = 30.0
+"""Seconds after which a task without a percentage is shown as 0.5, without a total."""
 REPORT_EVERY = 0.4
 """Seconds between progress reports."""
 
@@ -156,15 +158,17 @@ class _Watch:
         return self._end("running", "", lines, seconds=self._age())
 
     async def report(self) -> None:
-        """Tell the client how far the task is: in percent, or the seconds that it has run."""
+        """Tell the client how far the task is: in percent, or a growing share of 1."""
         if self._pve.call.progress is no_progress or time.monotonic() < self._report_at:
             return
         self._report_at = time.monotonic() + REPORT_EVERY
         await self._read_log()
         total = None if self._percent is None else 100.0
-        value = self._age() if self._percent is None else self._percent
-        # Progress only ever grows: several disks go from 0 to 100 one after the other.
-        self._reported = max(value, self._reported + 0.01)
+        # Progress only ever grows: below 1 as long as PVE tells no percentage, and several disks
+        # go from 0 to 100 one after the other.
+        waited = self._age() / (self._age() + HALF_WAY)
+        value = waited if self._percent is None else self._percent
+        self._reported = max(value, self._reported + 0.0001)
         what = f"{self._upid.type} {self._upid.id}".strip()
         last = self._tail[-1][:200] if self._tail else "running"
         await self._pve.call.progress(self._reported, total, f"{what}: {last}")
@@ -263,11 +267,15 @@ class _HaGuest:
 
 def _failure(end: TaskEnd) -> TaskFailed:
     name = Upid.parse(end.upid)
-    _, hint, _ = explained(end.exitstatus)
+    reason = end.exitstatus
+    if reason == "job errors":  # a backup of several guests: the log says which one failed, and why
+        errors = (line.removeprefix("ERROR: ") for line in end.log_tail if "ERROR: " in line[:7])
+        reason = "; ".join([reason, *errors])
+    _, hint, _ = explained(reason)
     what = f"{name.type} {name.id}".strip()
     log = "\n".join(["The end of its log:", *end.log_tail]) if end.log_tail else ""
     lines = [part for part in (hint, log, f"Its whole log: task {end.upid}") if part]
-    return TaskFailed(f"{what} on {name.node} failed: {end.exitstatus}", hint="\n".join(lines))
+    return TaskFailed(f"{what} on {name.node} failed: {reason}", hint="\n".join(lines))
 
 
 def _lines(rows: Any) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pvemcp.call import Effect
+from pvemcp.call import Effect, no_progress
 from pvemcp.errors import Conflict, Fault, Invalid, TaskFailed
 from pvemcp.pve.client import Pve
-from pvemcp.pve.tasks import follow_ha, run_task
+from pvemcp.pve.tasks import Upid, follow_ha, run_task
 from pvemcp.tools.guests import Guest, GuestName, locate
 from pvemcp.tools.tasks import Wait, ending, finish
 from pvemcp.tools.tool import Started, tool
@@ -60,6 +60,8 @@ async def _all(
 ) -> str:
     slots = asyncio.Semaphore(AT_ONCE)
     ended = 0
+    # One count for all: the percentages of single tasks would run into each other.
+    report, pve.call.progress = pve.call.progress, no_progress
 
     async def one(guest: Guest) -> str | Fault:
         nonlocal ended
@@ -70,7 +72,7 @@ async def _all(
                 return fault
             finally:
                 ended += 1
-                await pve.call.progress(ended, len(guests), f"{action} {guest}")
+                await report(ended, len(guests), f"{action} {guest}")
             return str(result)
 
     results = dict(zip(guests, await asyncio.gather(*map(one, guests)), strict=True))
@@ -102,6 +104,11 @@ async def _power(
 async def _ha(pve: Pve, guest: Guest, action: Action, upid: str, *, wait: int) -> str:
     """Follow what the HA manager does: its own task ends as soon as the request is queued."""
     end = await follow_ha(pve, upid, guest_path=guest.path, state=_DONE[action], wait=wait)
+    if end.status == "running" and Upid.parse(end.upid).type.startswith("ha"):
+        return (
+            f"HA-managed: {action} is asked for, and the HA manager has not done it yet; it takes "
+            f'about 10 s. See guest_get(guest="{guest.vmid}", parts=[]).'
+        )
     return f"HA-managed, {ending(end)}"
 
 

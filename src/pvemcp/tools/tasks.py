@@ -88,7 +88,9 @@ async def task_list(
     if not node:
         note.append("Only the latest of each node; give node or guest for the history.")
     fields = ("type", "id", "node", "user", "starttime", "took", "status", "upid")
-    return write(page, fields, format=format, head=f"{page.total} tasks", notes=note)
+    return write(
+        page, fields, format=format, head=f"{page.total} task{'s' * (page.total != 1)}", notes=note
+    )
 
 
 async def _of_node(
