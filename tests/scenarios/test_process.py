@@ -58,17 +58,25 @@ async def simulated(world: World) -> AsyncIterator[dict[str, str]]:
         }
 
 
-async def served(env: dict[str, str]) -> Service:
-    """Start `pvemcp serve` and wait for the line that says where it listens."""
+@asynccontextmanager
+async def served(env: dict[str, str]) -> AsyncIterator[Service]:
+    """Run `pvemcp serve`; it listens when the block begins, and is gone when it has ended."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pvemcp", "serve", env=env, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    while line := (await process.stderr.readline()).decode():
-        if "MCP at " in line:
-            asyncio.get_running_loop().create_task(_drain(process.stderr))
-            return Service(process, line.split("MCP at ")[1].strip())
-    raise AssertionError(f"serve ended with {await process.wait()}")
+    line = ""
+    while "MCP at " not in line:
+        line = (await process.stderr.readline()).decode()
+        assert line, f"serve ended with {await process.wait()}"
+    draining = asyncio.create_task(_drain(process.stderr))
+    try:
+        yield Service(process, line.split("MCP at ")[1].strip())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await draining
 
 
 async def _drain(stream: asyncio.StreamReader) -> None:
@@ -102,6 +110,31 @@ async def call(
     return str(decoded["result"]["content"][0]["text"])
 
 
+async def killed_after(service: Service, secret: str, after: int) -> list[str]:
+    """Make 100 pools at once, kill the service after so many answers; return those answered."""
+    answered: list[str] = []
+    enough = asyncio.Event()
+
+    async def one(session: aiohttp.ClientSession, number: int) -> None:
+        pool = f"pool{number}"
+        arguments = {"method": "POST", "path": "/pools", "params": {"poolid": pool}}
+        try:
+            await call(session, service.url, secret, "api_change", arguments)
+        except (aiohttp.ClientError, OSError):
+            return
+        answered.append(pool)
+        if len(answered) >= after:
+            enough.set()
+
+    connector = aiohttp.TCPConnector(limit=100)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        calls = [asyncio.create_task(one(session, number)) for number in range(100)]
+        await enough.wait()
+        assert await service.end(signal.SIGKILL) == -signal.SIGKILL
+        await asyncio.gather(*calls)
+    return answered
+
+
 @pytest.mark.parametrize("after", [1, 37, 90])
 async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
     tmp_path: Path, after: int
@@ -110,34 +143,15 @@ async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
         env["PVEMCP_STATE_DIR"] = str(tmp_path)
         with Store(tmp_path) as store:
             _, secret = Grants(store).create("laptop", Effect.CHANGE)
-        service = await served(env)
-        answered: list[str] = []
-        enough = asyncio.Event()
-
-        async def one(session: aiohttp.ClientSession, number: int) -> None:
-            pool = f"pool{number}"
-            arguments = {"method": "POST", "path": "/pools", "params": {"poolid": pool}}
-            try:
-                await call(session, service.url, secret, "api_change", arguments)
-            except (aiohttp.ClientError, OSError):
-                return
-            answered.append(pool)
-            if len(answered) >= after:
-                enough.set()
-
-        connector = aiohttp.TCPConnector(limit=100)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            calls = [asyncio.create_task(one(session, number)) for number in range(100)]
-            await enough.wait()
-            assert await service.end(signal.SIGKILL) == -signal.SIGKILL
-            await asyncio.gather(*calls)
+        async with served(env) as service:
+            answered = await killed_after(service, secret, after)
         assert len(answered) >= after
 
-        again = await served(env)
-        async with aiohttp.ClientSession() as session:
-            text = await call(session, again.url, secret, "api_read", {"path": "/version"})
-            assert "release" in text
-        assert await again.end(signal.SIGTERM) == 0
+        async with served(env) as again:
+            async with aiohttp.ClientSession() as session:
+                text = await call(session, again.url, secret, "api_read", {"path": "/version"})
+                assert "release" in text
+            assert await again.end(signal.SIGTERM) == 0
         with Store(tmp_path) as store:
             rows = Audit(store, None).rows(limit=1000)
         recorded = {row.arguments["params"]["poolid"] for row in rows if row.tool == "api_change"}
