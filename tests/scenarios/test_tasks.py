@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -165,3 +166,38 @@ async def test_a_short_list_of_tasks_says_how_many_there_are() -> None:
 async def test_a_list_of_tasks_under_a_weak_token_says_that_others_are_left_out() -> None:
     async with rig() as r, r.client(token=r.world.token("root@pam", "weak", privsep=True)) as c:
         assert "PVE leaves out tasks of others" in await c.call("task_list")
+
+
+async def test_a_task_that_nobody_can_see_any_more_is_not_called_running() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        upid = await started(r, client)
+        call = asyncio.create_task(
+            client.call(
+                "api_change",
+                method="PUT",
+                path="/nodes/pve1/qemu/{vmid}/resize",
+                params={"vmid": upid.split(":")[6], "disk": "scsi0", "size": "+1G"},
+                wait=1,
+            )
+        )
+        while len(r.running()) < 2:
+            await asyncio.sleep(0)
+        r.world.faults.drop_connections()
+        text = await call
+        assert "state unknown" in text
+        assert "PVE does not answer" in text
+        assert "still running" not in text
+
+
+async def test_many_guests_are_reported_as_one_count() -> None:
+    async with rig(progress="manual") as r, r.client() as client:
+        stopped = [g.vmid for g in r.world.guests.values() if not g.running and not g.template]
+        call = asyncio.create_task(
+            client.call("guest_power", guests=[str(v) for v in stopped[:2]], action="start")
+        )
+        while len(r.running()) < 2:
+            await asyncio.sleep(0)
+        for upid in r.running():
+            r.world.tasks.finish(upid)
+        await call
+        assert [(done, total) for done, total, _ in client.reports] == [(1, 2), (2, 2)]

@@ -75,6 +75,8 @@ def _cause(error: BaseException) -> str:
     """Say in a few words what happened, without aiohttp's own vocabulary."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return getattr(error.certificate_error, "verify_message", "") or "verification failed"
+    if isinstance(error, aiohttp.ClientConnectorError) and not error.os_error.strerror:
+        return "the connection was closed before TLS was up"
     if isinstance(error, TimeoutError):
         return "time-out"
     if isinstance(error, aiohttp.ServerDisconnectedError):

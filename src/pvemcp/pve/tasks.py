@@ -18,7 +18,7 @@ from pvemcp.pve.upid import Upid, is_upid
 if TYPE_CHECKING:
     from pvemcp.pve.client import Pve
 
-__all__ = ["TaskEnd", "Upid", "follow_ha", "is_upid", "peek", "run_task", "task_log"]
+__all__ = ["NO_ANSWER", "TaskEnd", "Upid", "follow_ha", "is_upid", "peek", "run_task", "task_log"]
 
 FIRST_LOOK = 0.1
 """Seconds between the first two looks; each pause is longer, up to LAST_LOOK."""
@@ -36,6 +36,8 @@ REPORT_EVERY = 0.4
 Status = Literal["ok", "warnings", "failed", "running"]
 _STATUS = "/nodes/{node}/tasks/{upid}/status"
 _LOG = "/nodes/{node}/tasks/{upid}/log"
+NO_ANSWER = "PVE does not answer"
+"""How the last line of a running task begins when nobody knows whether it still runs."""
 _NOTHING = ("no content", "unable to open file")
 
 
@@ -154,7 +156,7 @@ class _Watch:
     async def unfinished(self) -> TaskEnd:
         """Return the state of a task that still runs."""
         await self._read_log()
-        lines = [*self._tail, *([f"PVE does not answer: {self._trouble}"] if self._trouble else [])]
+        lines = [*self._tail, *([f"{NO_ANSWER}: {self._trouble}"] if self._trouble else [])]
         return self._end("running", "", lines, seconds=self._age())
 
     async def report(self) -> None:

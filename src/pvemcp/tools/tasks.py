@@ -11,7 +11,7 @@ from pydantic import Field
 from pvemcp.call import Effect
 from pvemcp.errors import Conflict, Invalid
 from pvemcp.pve.client import Answer, Pve
-from pvemcp.pve.tasks import TaskEnd, Upid, run_task, task_log
+from pvemcp.pve.tasks import NO_ANSWER, TaskEnd, Upid, run_task, task_log
 from pvemcp.tools.guests import GuestName, locate
 from pvemcp.tools.render import duration, moment, to_json, within_budget
 from pvemcp.tools.rows import Page, write
@@ -41,7 +41,10 @@ def ending(end: TaskEnd) -> str:
     what = headline(Upid.parse(end.upid))
     ran = "" if end.seconds is None else f" after {duration(end.seconds)}"
     if end.status == "running":
-        last = f"\nlast line: {end.log_tail[-1]}" if end.log_tail else ""
+        line = end.log_tail[-1] if end.log_tail else ""
+        if line.startswith(NO_ANSWER):
+            return f'{what}: state unknown\n{line}\nLater: task_get(upid="{end.upid}", wait=60).'
+        last = f"\nlast line: {line}" if line else ""
         follow = f'It goes on; follow it with task_get(upid="{end.upid}", wait=60).'
         return f"{what}: still running{ran}{last}\n{follow}"
     text = f"{what}: {end.exitstatus}{ran}\n{end.upid}"
