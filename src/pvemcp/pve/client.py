@@ -41,6 +41,8 @@ PERMISSIONS = 30.0
 KEPT_REQUESTS = 256
 STALE, QUICK = "Broken pipe", 1.0
 """How pveproxy says that its connection to pvedaemon broke, and within how many seconds."""
+WORKERS = 3
+"""Processes of pveproxy: each may hold a stale connection."""
 
 
 class PveClient:
@@ -149,15 +151,16 @@ class PveClient:
             self.resources.forget()
 
     async def _read(self, prepared: Prepared, token: ApiToken) -> Reply:
-        """Send a GET, and once more when pveproxy's own connection to pvedaemon had gone stale.
+        """Send a GET, and again when pveproxy's own connection to pvedaemon had gone stale.
 
         That is answered at once; a worker that dies over the request takes 5 s (seen on PVE 9.1).
         """
-        started = time.monotonic()
-        reply = await self._send(prepared, token)
-        if reply.status == 596 and reply.reason == STALE and time.monotonic() - started < QUICK:
+        until = time.monotonic() + QUICK
+        for _ in range(WORKERS):
             reply = await self._send(prepared, token)
-        return reply
+            if reply.status != 596 or reply.reason != STALE or time.monotonic() > until:
+                return reply
+        return await self._send(prepared, token)
 
     async def _send(self, prepared: Prepared, token: ApiToken) -> Reply:
         headers = {"Authorization": token.header}

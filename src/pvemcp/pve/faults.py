@@ -67,7 +67,7 @@ def fault_of(reply: Reply, asked: Asked) -> tuple[Fault, Clue | None]:
         case 404:
             return Missing(text, hint="List what exists first."), _item(text, asked)
         case 424:
-            return Conflict(text), None
+            return Conflict(text, hint=explained(text)[1]), None
         case _:
             return _by_status(reply.status, text, asked)
 
