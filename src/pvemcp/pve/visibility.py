@@ -8,6 +8,12 @@ Permissions = Mapping[str, Mapping[str, int]]
 """ACL path → privilege → whether it propagates, as PVE answers for the token itself."""
 
 
+_ROOTS = frozenset(
+    {"/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"}
+)
+"""Paths that PVE resolves for every token; it leaves out those without a right (PVE 8 and 9)."""
+
+
 def gap(permissions: Permissions, path: str, *, privilege: str, token: str) -> str:
     """Return "" when the token holds the privilege on the path and below, else why not."""
     where = (
@@ -21,16 +27,14 @@ def gap(permissions: Permissions, path: str, *, privilege: str, token: str) -> s
 def _holds(permissions: Permissions, path: str, privilege: str) -> bool:
     """Tell whether the privilege holds on the path and propagates from there.
 
-    PVE lists the paths that have ACLs, and the roots of each kind; a deeper entry replaces what
-    would be inherited.
+    PVE lists the roots of each kind and the paths that have ACLs, if the token holds anything
+    there; a deeper entry replaces what would be inherited. So an absent root means no right at
+    all, while another absent path inherits. (NoAccess on such a path cannot be seen.)
     """
     at = path
-    while True:
-        if at in permissions:
-            return bool(permissions[at].get(privilege))
-        if at == "/":
-            return False
+    while at not in permissions and at not in _ROOTS:
         at = at.rpartition("/")[0] or "/"
+    return bool(permissions.get(at, {}).get(privilege))
 
 
 def _below(permissions: Permissions, path: str, privilege: str) -> str:
@@ -38,7 +42,6 @@ def _below(permissions: Permissions, path: str, privilege: str) -> str:
     if path == "/":
         return ""  # every role of ours ends at /access, which no list is about
     prefix = f"{path}/"
-    taken = (
-        at for at, held in permissions.items() if at.startswith(prefix) and privilege not in held
-    )
+    known = (at for at in {*permissions, *_ROOTS} if at.startswith(prefix))
+    taken = (at for at in known if privilege not in permissions.get(at, {}))
     return min(taken, default="")
