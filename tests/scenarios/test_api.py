@@ -31,6 +31,23 @@ async def test_a_method_is_described_as_a_person_reads_it() -> None:
         assert "effect: change" in text
 
 
+async def test_a_path_is_described_with_all_its_methods() -> None:
+    async with rig() as r, r.client() as client:
+        text = await client.call("api_describe", path="/pools")
+        assert text.startswith("GET /pools\n")
+        assert "also here:\nPOST: " in text
+        only = await client.call("api_describe", path="/nodes/pve1/qemu/100/resize")
+        assert only.startswith("PUT /nodes/{node}/qemu/{vmid}/resize\n")
+
+
+async def test_a_pool_is_read_as_a_list_of_its_members() -> None:
+    async with rig() as r, r.client() as client:
+        pool = next(iter(r.world.pools))
+        text = await client.call("api_read", path=f"/pools/{pool}", limit=1)
+        assert "members" not in text
+        assert " items\nvmid\t" in text or "1 item\nvmid\t" in text
+
+
 async def test_any_path_is_read_as_text_and_as_json() -> None:
     async with rig() as r, r.client() as client:
         assert "release: " in await client.call("api_read", path="/version")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from pvemcp.sim.world import make_world
@@ -14,7 +17,7 @@ async def test_the_guests_of_a_host_are_listed_with_what_decides(era: str) -> No
         head, columns, *rows = text.split("\n")
         assert head == "12 guests"
         assert columns.split("\t")[:5] == ["vmid", "type", "name", "node", "status"]
-        assert "template" in columns
+        assert "template" in {row.split("\t")[4] for row in rows}
         assert len(rows) == 12
         assert [row.split("\t")[0] for row in rows] == sorted(row.split("\t")[0] for row in rows)
 
@@ -67,6 +70,65 @@ async def test_guests_are_filtered_by_any_field() -> None:
         big = await client.data("inventory_find", where=["maxmem>=4GiB"], limit=500)
         assert 0 < big["total"] < 200
         assert all(row["maxmem"] >= 4 * 1024**3 for row in big["items"])
+
+
+@pytest.mark.parametrize(
+    ("where", "fits"),
+    [
+        ("status==running", lambda g: g["status"] == "running"),
+        ("status='running'", lambda g: g["status"] == "running"),
+        ("status!=running|template", lambda g: g["status"] not in ("running", "template")),
+        ("status=running|template", lambda g: g["status"] in ("running", "template")),
+        ("name!~web", lambda g: "web" not in g.get("name", "")),
+        ("name=web*", lambda g: g.get("name", "").startswith("web")),
+        ("tags=prod;web", lambda g: {"prod", "web"} <= set(g.get("tags", "").split(";"))),
+        ("mem>50%", lambda g: "mem" in g and g["mem"] > g["maxmem"] / 2),
+        ("cpu<10%", lambda g: g.get("cpu") is not None and g["cpu"] < 0.1),
+        ("uptime>1h", lambda g: g.get("uptime", 0) > 3600),
+        ("lxc", lambda g: "lxc" in str(g)),
+    ],
+)
+async def test_conditions_mean_what_they_say(
+    where: str, fits: Callable[[dict[str, Any]], bool]
+) -> None:
+    async with rig("cluster") as r, r.client() as client:
+        fields = ["name", "status", "type", "tags", "cpu", "mem", "maxmem", "uptime", "node"]
+        every = await client.data("inventory_find", limit=1000, fields=fields)
+        expected = [g["vmid"] for g in every["items"] if fits(g)]
+        found = await client.data("inventory_find", where=where, limit=1000, fields=["vmid"])
+        assert [g["vmid"] for g in found["items"]] == expected
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["status:running", "status in (a,b)", "status is stopped", "!web", "a=b AND c=d",
+     "name=a,node=b", "mem>5 and cpu>3", "name>80%", "status=", "=x", ""],
+)  # fmt: skip
+async def test_what_is_no_condition_is_refused_or_said(where: str) -> None:
+    async with rig("cluster") as r, r.client() as client:
+        result = await client.raw("inventory_find", where=[where])
+        text = result.content[0].text
+        assert "Nothing matches" in text or (result.is_error and text.startswith("invalid"))
+
+
+async def test_a_condition_that_matches_nothing_names_the_values_there_are() -> None:
+    async with rig("cluster") as r, r.client() as client:
+        text = await client.call("inventory_find", where=["status=paused"])
+        assert "status is running (" in text
+
+
+async def test_rows_without_the_field_come_last_in_both_directions() -> None:
+    async with rig("cluster") as r, r.client() as client:
+        for sort in ("mem", "-mem"):
+            found = await client.data("inventory_find", sort=sort, limit=500, fields=["mem"])
+            has = ["mem" in row for row in found["items"]]
+            assert has == sorted(has, reverse=True)
+
+
+async def test_chosen_fields_come_with_the_key_of_the_row() -> None:
+    async with rig() as r, r.client() as client:
+        text = await client.call("inventory_find", fields=["status"], limit=1)
+        assert text.split("\n")[1] == "vmid\tstatus"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mcp.shared.exceptions import MCPError
 
 from pvemcp.call import Effect
 from tests.scenarios.rig import Caller, Rig, ToolFault, rig
-from tests.scenarios.test_guests import a_guest
+from tests.scenarios.test_guests import a_guest, guests
 
 TASKS = "io.modelcontextprotocol/tasks"
 
@@ -61,6 +61,25 @@ async def test_a_running_task_is_stopped() -> None:
         assert not r.running()
         with pytest.raises(ToolFault, match="has ended"):
             await client.call("task_stop", upid=upid)
+
+
+async def test_the_tasks_of_a_guest_are_found_on_the_node_that_it_left() -> None:
+    async with rig("cluster") as r, r.client() as client:
+        vmid = next(v for v in guests(r, running=True) if r.world.online(r.world.guests[v].node))
+        left = r.world.guests[vmid].node
+        target = next(n for n in r.world.nodes if n != left and r.world.online(n))
+        path = f"/nodes/{left}/qemu/{vmid}/migrate"
+        params = {"target": target, "online": 1}
+        await client.call("api_change", method="POST", path=path, params=params)
+        assert r.world.guests[vmid].node == target
+        assert f"qmigrate\t{vmid}\t{left}" in await client.call("task_list", guest=vmid)
+
+
+@pytest.mark.parametrize("since", ["yesterday", "7", "d", "2026-13-01", "-5m"])
+async def test_a_wrong_since_says_what_is_right(since: str) -> None:
+    async with rig() as r, r.client() as client:
+        with pytest.raises(ToolFault, match="Write"):
+            await client.call("task_list", since=since)
 
 
 @pytest.mark.parametrize("upid", ["", "UPID:x", "qmstart", "UPID:pve1:0:0:0:a:b:c:", "x" * 10_000])

@@ -1,8 +1,8 @@
-"""The whole PVE API in five tools, split by effect so that each tool's hints are true."""
+"""Any method of the PVE API: three tools, split by effect so that each tool's hints are true."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,62 +10,21 @@ from pydantic import Field
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.pve.client import Answer, Pve
-from pvemcp.pve.effects import effect_of, forbidden, unavailable, why, worst_effect
-from pvemcp.pve.request import prepare
-from pvemcp.pve.schema import Method, Parameter
+from pvemcp.pve.description import Match
+from pvemcp.pve.effects import why
+from pvemcp.pve.request import fill, prepare
 from pvemcp.pve.upid import Upid
+from pvemcp.tools.filtered import gaps
 from pvemcp.tools.render import plain, record, to_json, within_budget
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
-from pvemcp.tools.tool import Format, Started, tool
+from pvemcp.tools.tool import Format, Started, Where, conditions, tool
 
 Params = dict[str, Any] | None
-Verb = Literal["GET", "POST", "PUT", "DELETE"]
 
-_SEEN_BY: Sequence[tuple[str, str, str]] = (
-    ("/qemu", "/vms", "VM.Audit"),
-    ("/lxc", "/vms", "VM.Audit"),
-    ("/cluster/resources", "/vms", "VM.Audit"),
-    ("/storage", "/storage", "Datastore.Audit"),
-    ("/pools", "/pool", "Pool.Audit"),
-    ("/access", "/access", "Sys.Audit"),
-    ("/sdn", "/sdn", "SDN.Audit"),
-    ("/cluster/mapping", "/mapping", "Mapping.Audit"),
-    ("/cluster/notifications", "/mapping/notifications", "Mapping.Audit"),
-)
-"""Which privilege on which ACL path shows all rows of a list, by a part of its API path."""
-
-
+_CONFIG = re.compile(r"/(?:qemu|lxc)/\d+/config/?$")
+_PENDING = "though a running guest takes some changes only at its next start: guest_get shows them"
 _AUTOSTART = "Its start is a task of its own, which may fail: see task_list(guest=VMID)."
-
-
-@tool(always=True)
-async def api_search(pve: Pve, query: str, limit: Annotated[int, Field(ge=1, le=50)] = 12) -> str:
-    """Find PVE API methods by words of path, parameters or purpose."""
-    description = await pve.description()
-    found = description.search(query, limit)
-    if not found:
-        raise Invalid(f"no method matches {query!r}", hint="Try fewer or more general words.")
-    lines = [f"{m.verb} {m.path}  {_purpose(m)} [{_effect(m)}; {privileges(m)}]" for m in found]
-    return "\n".join([*lines, "Details: api_describe(path, method)."])
-
-
-@tool()
-async def api_describe(pve: Pve, path: str, method: Verb = "GET") -> str:
-    """Describe a PVE API method: effect, privileges, parameters, result."""
-    found = (await pve.description()).match(method, path).method
-    lines = [f"{found.verb} {found.path}", found.description.strip(), f"effect: {_effect(found)}"]
-    reason = forbidden(found.verb, found.path) or unavailable(found.verb, found.path, {})
-    if reason:
-        lines.append(f"not available through this service: {reason}")
-    lines.append(f"needs: {privileges(found)}")
-    if not found.allow_token:
-        lines.append("PVE refuses API tokens here.")
-    lines.append("parameters:" if found.parameters else "parameters: none")
-    ordered = sorted(found.parameters, key=lambda p: (p.optional, p.name))
-    lines += [f"  {_parameter(p)}" for p in ordered]
-    lines.append(f"returns: {_returns(found.returns)}")
-    return within_budget("\n".join(lines), rest="the parameters above come first by need")
 
 
 @tool(always=True)
@@ -73,7 +32,7 @@ async def api_read(
     pve: Pve,
     path: Annotated[str, Field(description="/nodes/pve1/qemu/100/config")],
     params: Params = None,
-    where: Annotated[list[str] | None, Field(description="as in inventory_find")] = None,
+    where: Where = None,
     sort: str = "",
     fields: list[str] | None = None,
     limit: Annotated[int, Field(ge=1, le=1000)] = 40,
@@ -82,9 +41,12 @@ async def api_read(
 ) -> str:
     """GET any path of the PVE API. Find paths with api_search."""
     data = (await pve.request("GET", path, params or {})).data
+    data, rest = _unfolded(data) if format == "text" else (data, {})
     if isinstance(data, list) and all(isinstance(row, dict) for row in data):
-        query = Query(where or (), sort, fields or (), limit, cursor)
-        return await _list(pve, path, data, query, format=format)
+        query = Query(conditions(where), sort, fields or (), limit, cursor)
+        match = (await pve.description()).match("GET", fill(path, dict(params or {})))
+        listed = await _list(pve, match, params, data, query, format=format)
+        return f"{record(rest)}\n{listed}" if rest else listed
     if where or sort or cursor:
         raise Invalid("where, sort and cursor go with lists", hint=f"{path} is not a list.")
     absent: list[str] = []
@@ -97,24 +59,39 @@ async def api_read(
     return within_budget(text, rest="narrow it with fields, or with the method's own parameters")
 
 
+def _unfolded(data: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the list that an answer is about, and what stands beside it.
+
+    A pool, for example, is one row whose members are a list: nobody could page through that.
+    """
+    row = data[0] if isinstance(data, list) and len(data) == 1 else data
+    if not isinstance(row, dict):
+        return data, {}
+    lists = [
+        name
+        for name, value in row.items()
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    ]
+    if len(lists) != 1:
+        return data, {}
+    return row[lists[0]], {name: value for name, value in row.items() if name != lists[0]}
+
+
 async def _list(
-    pve: Pve, path: str, rows: list[dict[str, Any]], query: Query, *, format: Format
+    pve: Pve,
+    match: Match,
+    params: Params,
+    rows: list[dict[str, Any]],
+    query: Query,
+    *,
+    format: Format,
 ) -> str:
-    page = select(rows, query, key="", known=await _declared(pve, path))
-    acl, privilege = next(
-        ((acl, privilege) for part, acl, privilege in _SEEN_BY if part in path), ("/", "Sys.Audit")
-    )
-    blind = await pve.blind(acl, privilege)
+    declared = (match.method.returns.get("items") or {}).get("properties") or ()
+    page = select(rows, query, key="", known=declared)  # PVE leaves out fields that are not set
+    notes = await gaps(pve, match.method, {**(params or {}), **match.values})
     head = f"{page.total} item{'s' * (page.total != 1)}" if rows else "empty list"
-    notes = [blind] if blind else []
     columns = query.fields or _columns(page, empty=format == "json")
     return write(page, columns, format=format, head=head, notes=notes, cells=plain)
-
-
-async def _declared(pve: Pve, path: str) -> Collection[str]:
-    """Return the fields that the method may answer with: PVE leaves out those that are not set."""
-    method = (await pve.description()).match("GET", path).method
-    return (method.returns.get("items") or {}).get("properties") or ()
 
 
 def _columns(page: Page, *, empty: bool) -> list[str]:
@@ -172,100 +149,11 @@ async def _write(pve: Pve, method: str, path: str, params: Params, *, wait: floa
     if answer.upid:
         ended = await finish(pve, answer.upid, wait=wait)
         return f"{ended}\n{_AUTOSTART}" if _starts_too(answer.upid, params, ended) else ended
-    return within_budget(f"done\n{_plain(answer.data)}" if answer.data else "done", rest="")
+    done = "done" + (f", {_PENDING}" if _CONFIG.search(path) else "")
+    return within_budget(f"{done}\n{_plain(answer.data)}" if answer.data else done, rest="")
 
 
 def _starts_too(upid: str, params: Params, ended: str | Started) -> bool:
     """Tell whether a guest was made that PVE now starts, in another task that may fail."""
     made = Upid.parse(upid).type in ("qmcreate", "qmrestore", "vzcreate", "vzrestore")
     return made and isinstance(ended, str) and str((params or {}).get("start")) in ("1", "True")
-
-
-def _purpose(method: Method) -> str:
-    line = method.description.strip().split("\n", 1)[0]
-    return line if len(line) <= 100 else f"{line[:97]}..."
-
-
-def _effect(method: Method) -> str:
-    if forbidden(method.verb, method.path):
-        return "forbidden"
-    usual, worst = effect_of(method.verb, method.path, {}), worst_effect(method.verb, method.path)
-    return str(usual) if usual == worst else f"{usual}, with some parameters {worst}"
-
-
-def privileges(method: Method) -> str:
-    """Write which privileges a method needs, from PVE's permission tree."""
-    if method.permissions is None:
-        return "root@pam only, no API token"
-    match method.permissions:
-        case {"check": check}:
-            return _check(check)
-        case {"user": "world"}:
-            return "nothing"
-        case {"user": _}:
-            return "any user; PVE checks or filters inside"
-        case _:
-            return str(method.permissions.get("description") or "see PVE's documentation")
-
-
-def _check(check: Any) -> str:
-    match check:
-        case ["and" | "or" as word, *parts]:
-            return f" {word} ".join(f"({_check(part)})" for part in parts)
-        case ["perm", path, [*names], *options]:
-            either = " or " if "any" in options else ", "
-            return f"{either.join(map(str, names)) or 'access'} on {path}"
-        case ["userid-group", [*names], *_]:
-            return f"{', '.join(map(str, names))} on the user's group"
-        case ["userid-param", "self"]:
-            return "the user itself"
-        case ["userid-param", name]:
-            return f"{name} on the user's realm"
-        case ["perm-modify", path]:
-            return f"Permissions.Modify on {path}"
-        case _:
-            return to_json(check)
-
-
-def _parameter(p: Parameter) -> str:
-    parts = [p.typetext or _type(p)]
-    if p.default is not None:
-        parts.append(f"default {p.default}")
-    if p.requires:
-        parts.append(f"with {p.requires}")
-    need = "" if p.optional else " (required)"
-    about = " ".join(p.description.split())
-    about = about if len(about) <= 200 else f"{about[:197]}..."
-    return f"{p.name}{need}: {', '.join(parts)}. {about}".rstrip()
-
-
-def _type(p: Parameter) -> str:
-    if p.enum:
-        return " | ".join(map(str, p.enum))
-    text = p.type
-    if p.minimum is not None or p.maximum is not None:
-        text += f" {_bound(p.minimum)}..{_bound(p.maximum)}"
-    if isinstance(p.format, Mapping):
-        text += f" of keys {', '.join(p.format)}"
-    elif p.format:
-        text += f" ({p.format})"
-    return text
-
-
-def _bound(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
-
-
-def _returns(returns: Mapping[str, Any]) -> str:
-    match returns.get("type"):
-        case None | "null":
-            return "nothing"
-        case "array":
-            items = returns.get("items") or {}
-            names = ", ".join(items.get("properties") or ())
-            return f"a list of {items.get('type', 'values')}" + (f" with {names}" if names else "")
-        case "object":
-            names = ", ".join(returns.get("properties") or ())
-            return "an object" + (f" with {names}" if names else "")
-        case kind:
-            return str(kind)

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
+from pvemcp.tools.conditions import Row
 from pvemcp.tools.render import duration, size, table, to_json
-from pvemcp.tools.rows import Page, Query, Row, select, write
-from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.rows import Page, Query, select, write
+from pvemcp.tools.tool import Format, Where, conditions, tool
 
 Kind = Literal["guests", "nodes", "storages", "pools"]
 
@@ -34,7 +35,7 @@ LISTINGS: Mapping[Kind, Listing] = {
     "guests": Listing(
         key="vmid",
         fields=("vmid", "type", "name", "node", "status", "cpu", "mem", "maxmem", "tags"),
-        decisive=("template", "lock", "hastate", "pool"),
+        decisive=("lock", "hastate", "pool"),
         acl="/vms",
         privilege="VM.Audit",
     ),
@@ -47,8 +48,8 @@ LISTINGS: Mapping[Kind, Listing] = {
     ),
     "storages": Listing(
         key="id",
-        fields=("storage", "node", "status", "plugintype", "disk", "maxdisk", "shared", "content"),
-        decisive=(),
+        fields=("storage", "node", "status", "plugintype", "full", "disk", "maxdisk", "content"),
+        decisive=("shared",),
         acl="/storage",
         privilege="Datastore.Audit",
     ),
@@ -62,13 +63,18 @@ async def rows_of(pve: Pve, kind: Kind) -> Sequence[Row]:
     """Fetch all rows of one kind with one request."""
     match kind:
         case "guests":
-            return await pve.resources("vm")
+            return [_state(row) for row in await pve.resources("vm")]
         case "nodes":
             return await pve.resources("node")
         case "storages":
-            return await pve.resources("storage")
+            return [{**row, "full": _fill(row)} for row in await pve.resources("storage")]
         case "pools":
             return list(await pve.get("/pools"))
+
+
+def _state(row: Row) -> Row:
+    """Give a template a state of its own: PVE calls it stopped."""
+    return {**row, "status": "template"} if row.get("template") else row
 
 
 def shown_fields(rows: Iterable[Row], listing: Listing) -> list[str]:
@@ -81,10 +87,7 @@ def shown_fields(rows: Iterable[Row], listing: Listing) -> list[str]:
 async def inventory_find(
     pve: Pve,
     kind: Kind = "guests",
-    where: Annotated[
-        list[str] | None,
-        Field(description="all of: 'status=running', 'name~web*', 'mem>4GiB'"),
-    ] = None,
+    where: Where = None,
     sort: Annotated[str, Field(description="-field descends")] = "",
     fields: list[str] | None = None,
     limit: Annotated[int, Field(ge=1, le=1000)] = 40,
@@ -94,21 +97,12 @@ async def inventory_find(
     """List guests, nodes, storages or pools of the cluster."""
     listing = LISTINGS[kind]
     rows = await rows_of(pve, kind)
-    query = Query(where or (), sort, fields or (), limit, cursor)
+    query = Query(conditions(where), sort, fields or (), limit, cursor)
     page = select(rows, query, key=listing.key, known=(*listing.fields, *listing.decisive))
-    notes = await hidden(pve, listing, page, searched=bool(where))
-    shown = fields or shown_fields(page.rows, listing)
-    return write(page, shown, format=format, head=_count(kind, page), notes=notes)
-
-
-async def hidden(pve: Pve, listing: Listing, page: Page, *, searched: bool) -> list[str]:
-    """Say that a list may be incomplete, when the PVE token cannot see everything."""
     blind = await pve.blind(listing.acl, listing.privilege)
-    if blind:
-        return [blind]
-    if not page.rows and searched:
-        return ["Nothing matches where; leave it out to see all."]
-    return []
+    shown = list(dict.fromkeys([listing.key, *(fields or shown_fields(page.rows, listing))]))
+    notes = [blind] if blind else []
+    return write(page, shown, format=format, head=_count(kind, page), notes=notes)
 
 
 def _count(kind: Kind, page: Page) -> str:

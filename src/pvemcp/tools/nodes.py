@@ -27,7 +27,7 @@ _FIELDS: Mapping[Part, Sequence[str]] = {
     "storages": ("storage", "type", "active", "enabled", "used", "total", "content"),
     "services": ("name", "state", "active-state", "unit-state", "desc"),
     "updates": ("Package", "OldVersion", "Version", "Priority"),
-    "certificates": ("filename", "subject", "notafter", "fingerprint"),
+    "certificates": ("filename", "subject", "notafter"),
     "network": ("iface", "type", "active", "autostart", "cidr", "gateway", "bridge_ports"),
     "disks": ("devpath", "type", "model", "size", "health", "wearout", "used"),
 }

@@ -79,7 +79,7 @@ async def _all(
     good = [f"{guest}: {text}" for guest, text in results.items() if isinstance(text, str)]
     bad = {str(guest): str(f) for guest, f in results.items() if isinstance(f, Fault)}
     if bad:
-        done = f"\nDone: {'; '.join(good)}" if good else ""
+        done = "\nDone:\n" + "\n".join(good) if good else ""
         raise TaskFailed(f"{action} failed for {len(bad)} of {len(guests)}{done}", detail=bad)
     return "\n".join(good)
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from pvemcp.call import Effect
-from pvemcp.tools import api, guests, inventory, nodes, power, tasks
+from pvemcp.tools import api, describe, guests, inventory, nodes, power, tasks
 from pvemcp.tools.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -19,8 +19,8 @@ TOOLS: tuple[Tool, ...] = (
     tasks.task_list,
     tasks.task_get,
     tasks.task_stop,
-    api.api_search,
-    api.api_describe,
+    describe.api_search,
+    describe.api_describe,
     api.api_read,
     api.api_change,
     api.api_destroy,

@@ -75,7 +75,7 @@ def cell(name: str, value: Any) -> str:
             return moment(value)
         case int() if name == "uptime":
             return duration(value) if value else ""
-        case float() if name == "cpu":
+        case float() if name in ("cpu", "full"):
             return f"{value * 100:.1f}%"
         case float():
             return f"{value:.4g}"

@@ -5,26 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
-import fnmatch
 import hashlib
 import json
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from pvemcp.errors import Invalid
-from pvemcp.tools.render import BUDGET, Cell, cell, table, to_json
+from pvemcp.tools.conditions import Condition, Row, number
+from pvemcp.tools.render import BUDGET, Cell, cell, plain, table, to_json
 from pvemcp.tools.tool import Format
-
-Row = Mapping[str, Any]
-
-_CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|!=|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
-_QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b)?|(%)|b)?", re.IGNORECASE)
-_SEPARATOR = re.compile(r"[;, ]")
-_TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
-_HINT = 'Write conditions as "status=running", "name~web*", "mem>4GiB" or a bare word.'
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +38,8 @@ class Page:
     rows: Sequence[Row]
     total: int
     cursor: str
+    note: str = ""
+    """Which values there are, when a condition matched nothing."""
 
 
 def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str] = ()) -> Page:
@@ -56,19 +50,42 @@ def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str
     """
     every = list(rows)
     names = _Names(every, known)
-    for test in [_condition(text, names) for text in query.where]:
-        every = [row for row in every if test(row)]
-    if key or query.sort:
-        _sort(every, key)
+    every, note = _matching(every, query.where, names)
+    if key:
+        every = _sort(every, key)
     if query.sort:
         name = names.known(query.sort.lstrip("-"))
-        _sort(every, name, descending=query.sort.startswith("-"))
+        every = _sort(every, name, descending=query.sort.startswith("-"))
     for name in query.fields:
         names.known(name)
     start = _start(query, every, key)
     page = every[start : start + query.limit]
     more = start + len(page) < len(every)
-    return Page(page, len(every), _cursor(query, start + len(page), page[-1], key) if more else "")
+    cursor = _cursor(query, start + len(page), page[-1], key) if more else ""
+    return Page(page, len(every), cursor, note)
+
+
+def _matching(rows: list[Row], where: Sequence[str], names: _Names) -> tuple[list[Row], str]:
+    """Return the rows that fit, and what to say when a condition left none."""
+    conditions = [Condition.parse(text) for text in where]
+    for condition in conditions:
+        if condition.name:
+            names.known(condition.name)
+        test = condition.compile()
+        left = [row for row in rows if test(row)]
+        if rows and not left:
+            return left, _instead(rows, condition)
+        rows = left
+    return rows, ""
+
+
+def _instead(rows: Sequence[Row], condition: Condition) -> str:
+    """Say which values there are where a condition matched nothing."""
+    if not condition.name or condition.operator not in ("=", "~"):
+        return f"Nothing matches {condition.text.strip()}."
+    counts = Counter(plain("", row.get(condition.name)) or "(none)" for row in rows)
+    values = ", ".join(f"{value[:40]} ({count})" for value, count in counts.most_common(6))
+    return f"Nothing matches {condition.text.strip()}; {condition.name} is {values}."
 
 
 def write(
@@ -83,7 +100,7 @@ def write(
     """Write a page as a table or as JSON, within the budget and with a way to get more."""
     shown = list(page.rows)
     while True:
-        said = [*notes, *_rest(page, len(shown))]
+        said = [*([page.note] if page.note else []), *notes, *_rest(page, len(shown))]
         if format == "json":
             text = _json(page, shown, fields, notes=said)
         else:
@@ -128,100 +145,19 @@ class _Names:
         raise Invalid(f"no field {name}{guess}", hint=f"Fields: {', '.join(sorted(every))}.")
 
 
-def _sort(rows: list[Row], name: str, *, descending: bool = False) -> None:
-    numbers = {type(row.get(name)) for row in rows} <= {int, float}
+def _sort(rows: list[Row], name: str, *, descending: bool = False) -> list[Row]:
+    """Return the rows in order; those without the field come last, whatever the direction."""
+    lacking = [row for row in rows if row.get(name) is None]
+    having = rows if not lacking else [row for row in rows if row.get(name) is not None]
     field = itemgetter(name)
-    rows.sort(key=field if numbers else (lambda row: _order(row.get(name))), reverse=descending)
-
-
-def _condition(text: str, names: _Names) -> Callable[[Row], bool]:
-    matched = _CONDITION.fullmatch(text)
-    if matched is None:
-        return _anywhere(text.strip().lower())
-    name, operator, wanted = matched.groups()
-    names.known(name)
-    if operator in ("=", "!="):
-        equal = _equality(wanted)
-        return lambda row: equal(row.get(name)) == (operator == "=")
-    if operator == "~":
-        pattern = wanted.lower() if "*" in wanted or "?" in wanted else f"*{wanted.lower()}*"
-        fits = re.compile(fnmatch.translate(pattern)).match
-        return lambda row: fits(str(row.get(name, "")).lower()) is not None
-    return _comparison(name, operator, _quantity(text, wanted))
-
-
-def _anywhere(word: str) -> Callable[[Row], bool]:
-    if not word:
-        raise Invalid("empty condition in where", hint=_HINT)
-    return lambda row: word in "\0".join(map(str, row.values())).lower()
-
-
-def _comparison(name: str, operator: str, bound: float) -> Callable[[Row], bool]:
-    def holds(row: Row) -> bool:
-        value = _number(row.get(name))
-        if value is None:
-            return False
-        match operator:
-            case ">":
-                return value > bound
-            case "<":
-                return value < bound
-            case ">=":
-                return value >= bound
-            case _:
-                return value <= bound
-
-    return holds
-
-
-def _equality(wanted: str) -> Callable[[Any], bool]:
-    """Compare as number where both are, as truth where both can be, else as text or one word."""
-    low = wanted.lower()
-    matched = _QUANTITY.fullmatch(wanted)
-    number = _scaled(matched) if matched else None
-    truth = _TRUTHS.get(low)
-
-    def equal(value: Any) -> bool:
-        if value is None:
-            return low in ("", "0", "false", "no")
-        if number is not None and (figure := _number(value)) is not None:
-            return figure == number
-        if truth is not None and value in (0, 1):
-            return bool(value) == truth
-        text = str(value).lower()
-        return text == low or (low in text and low in _SEPARATOR.split(text))
-
-    return equal
-
-
-def _quantity(text: str, wanted: str) -> float:
-    matched = _QUANTITY.fullmatch(wanted)
-    if matched is None:
-        raise Invalid(f"{wanted!r} in where {text!r} is not a number", hint=_HINT)
-    return _scaled(matched)
-
-
-def _scaled(matched: re.Match[str]) -> float:
-    number, unit, percent = matched.groups()
-    power = " kmgtp".index(unit.lower()) if unit else 0
-    scale: float = 1024**power
-    return float(number) * scale / (100 if percent else 1)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    numbers = {type(row[name]) for row in having} <= {int, float}
+    key = field if numbers else (lambda row: _order(row[name]))
+    return sorted(having, key=key, reverse=descending) + lacking
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    number = _number(value)
-    if value is None:
-        return (2, 0.0, "")
-    return (1, 0.0, str(value).lower()) if number is None else (0, number, "")
+    figure = number(value)
+    return (1, 0.0, str(value).lower()) if figure is None else (0, figure, "")
 
 
 def _digest(query: Query) -> str:

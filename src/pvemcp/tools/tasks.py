@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -65,21 +67,24 @@ async def task_list(
     guest: GuestName | None = None,
     state: State = "any",
     type: Annotated[str, Field(description="such as vzdump")] = "",
-    since: Annotated[str, Field(description="90m, 24h, 7d")] = "",
+    since: Annotated[str, Field(description="90m, 24h, 7d or a date")] = "",
     limit: Annotated[int, Field(ge=1, le=500)] = 20,
     format: Format = "text",
 ) -> str:
     """List PVE tasks, newest first, with their exit status."""
-    after = int(time.time()) - _age(since) if since else 0
+    after = _after(since) if since else 0
     vmid = None
     if guest is not None:
         found = await locate(pve, guest)
         node, vmid = node or found.node, found.vmid
+    got, seen = Answer([]), []
     if node:
         got = await _of_node(pve, node, state, type=type, vmid=vmid, after=after, limit=limit)
-    else:
-        got = await pve.request("GET", "/cluster/tasks")
-    rows = [_row(r) for r in got.data if _wanted(r, state, type=type, after=after)]
+    if not node or vmid is not None:  # a guest may have been on other nodes before
+        latest = (await pve.request("GET", "/cluster/tasks")).data
+        seen = [row for row in latest if vmid is None or str(row.get("id")) == str(vmid)]
+    merged = {str(row["upid"]): row for row in [*seen, *got.data]}
+    rows = [_row(r) for r in merged.values() if _wanted(r, state, type=type, after=after)]
     rows.sort(key=lambda row: -row["starttime"])
     # PVE counts all that match beside the rows, except where the choice is ours.
     count = len(rows) if state == "running" else max(len(rows), got.total or 0)
@@ -90,6 +95,11 @@ async def task_list(
         note.append(f"{limit} of {count} shown; ask with a higher limit, or since and state.")
     if not node:
         note.append("Only the latest of each node; give node or guest for the history.")
+    elif vmid is not None:
+        note.append(f"All from {node}; from other nodes only the latest.")
+    if not rows and type:
+        types = sorted({str(row.get("type")) for row in merged.values()})
+        note.append(f"Types seen: {', '.join(types) or 'none'}.")
     fields = ("type", "id", "node", "user", "starttime", "took", "status", "upid")
     return write(
         page, fields, format=format, head=f"{page.total} task{'s' * (page.total != 1)}", notes=note
@@ -140,11 +150,21 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "starttime": started, "user": user, "took": took, "status": status}
 
 
+def _after(since: str) -> int:
+    """Return the moment that `since` means, in seconds since the epoch: an age or a date (UTC)."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
+        try:
+            return int(datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp())
+        except ValueError:
+            raise Invalid(f"since={since!r} is not a date", hint="Write 2026-11-30.") from None
+    return int(time.time()) - _age(since)
+
+
 def _age(text: str) -> int:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
     number, unit = text[:-1], text[-1:]
     if unit not in units or not number.isascii() or not number.isdigit():
-        raise Invalid(f"since={text!r} is not an age", hint="Write 90m, 24h or 7d.")
+        raise Invalid(f"since={text!r} is not an age", hint="Write 90m, 24h, 7d or 2026-11-30.")
     return int(number) * units[unit]
 
 

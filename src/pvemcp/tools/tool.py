@@ -6,15 +6,35 @@ import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""
+
+Where = Annotated[
+    list[str] | str | None,
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+    Field(description="all of: 'status=stopped', 'tags=web', 'name~db*', 'mem>80%'"),
+]
+"""Conditions on rows (see conditions.py); one alone may be a bare text."""
+
+
+def conditions(where: list[str] | str | None) -> list[str]:
+    """Return conditions as a list, however they were given."""
+    return [where] if isinstance(where, str) else where or []
+
 
 _KEPT = ("type", "enum", "items", "description")
 """What of a JSON schema is worth its tokens: bounds are checked, and told when they are broken."""
