@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pvemcp.errors import (
@@ -31,6 +32,8 @@ _CHECK_FAILED = re.compile(
 _PRIVILEGE = re.compile(r"^[A-Z]\w+(?:\.\w+)+$")
 _ELSEWHERE = re.compile(r"certificate verify failed|No route to host|timed out|Name or service")
 _LONGEST = 500
+_LOOKED_AT = 4 * _LONGEST
+_MOST_ERRORS = 50
 
 PROXY = frozenset({502, 503, 504, 595, 596, 599})
 """The part of PVE that had to answer did not: 595 no connection, 596 time-out, 599 other."""
@@ -89,14 +92,17 @@ def _by_status(status: int, text: str, asked: Asked) -> tuple[Fault, Clue | None
     return kind(text, hint=hint), clue
 
 
-def _item(text: str, asked: Asked) -> Clue | None:
-    """Return the last name in the path that the text is about, and the list it should be in."""
+def _item(text: str, asked: Asked, *, name: str = "") -> Clue | None:
+    """Return the last name in the path that the text is about, and the list it should be in.
+
+    `name` is that of the parameter which PVE complains of, if it says so.
+    """
     template, path = asked.method.path.split("/"), asked.path.split("/")
     for at in reversed(range(len(template))):
         key = template[at]
         if key.startswith("{") and at < len(path):
             value = "/".join(path[at:]) if at == len(template) - 1 else path[at]
-            if value and value in text:
+            if value and (value in text or key == f"{{{name}}}"):
                 return Clue("item", value, asked.node, key[1:-1], "/".join(path[:at]))
     return None
 
@@ -123,7 +129,8 @@ def explained(text: str) -> tuple[type[Fault], str, Clue | None]:
 
 def clean(text: str) -> str:
     """Make one line of an error text: without Perl's file and line, and not too long."""
-    line = " ".join(_PERL.sub("", text.strip()).split())
+    # Cut first: the pattern takes quadratic time on a long run of blanks.
+    line = " ".join(_PERL.sub("", text.strip()[:_LOOKED_AT]).split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
@@ -139,7 +146,10 @@ def _texts(reply: Reply) -> tuple[str, dict[str, str]]:
     reason, message = clean(reply.reason), clean(str(body.get("message") or ""))
     # The reason is the first line only: `400 Parameter verification failed.`, `id: No such job`.
     text = message if not reason or message.startswith(reason) else reason
-    given = {str(name)[:60]: clean(str(problem)) for name, problem in errors.items()}
+    given = {
+        str(name)[:60]: clean(str(problem))
+        for name, problem in islice(errors.items(), _MOST_ERRORS)
+    }
     return text or f"PVE answered {reply.status} without a reason", given
 
 
@@ -149,7 +159,7 @@ def _invalid(text: str, errors: dict[str, str], asked: Asked) -> tuple[Fault, Cl
         name, problem = next(iter(errors.items()))
         kind, hint, clue = explained(problem)
         if kind in {Missing, Conflict, Denied}:
-            clue = clue or (_item(problem, asked) if kind is Missing else None)
+            clue = clue or (_item(problem, asked, name=name) if kind is Missing else None)
             return kind(f"{place}: {name}: {problem}", hint=hint, detail=errors), clue
     hint = (
         "These are PVE's own words; the method's description has the right forms." if errors else ""
@@ -230,7 +240,10 @@ def _silent_node(status: int, text: str, asked: Asked) -> Fault:
     where = f"node {asked.node}" if asked.node else "PVE"
     what = f"{where} did not answer ({status} {text})"
     if asked.verb != "GET":
-        return uncertain(what, node=asked.node, started=asked.started)
+        fault = uncertain(what, node=asked.node, started=asked.started)
+        if asked.path.endswith("/agent/exec"):  # seen on PVE 9.1
+            fault.hint += " PVE's daemon also dies like this when the guest has no such command."
+        return fault
     return Unavailable(
         what,
         hint="GET /cluster/status shows which nodes are online. If this one is, its pvedaemon may "
