@@ -53,7 +53,6 @@ def refused(
         ("unable to destroy CT 200 - container is running", Conflict, "Shut it down"),
         ("base volume 'local:900/base-900-disk-0.qcow2' is still in use by linked cloned",
          Conflict, "delete them first"),
-        ("you can't start a vm if it's a template", Conflict, "clone it"),
         ("unable to create template, because VM contains snapshots", Conflict, "Delete"),
         ("snapshot feature is not available", Rejected, "backup instead"),
         ("shrinking disks is not supported", Rejected, "+SIZE"),
