@@ -22,7 +22,8 @@ _WINDOW = 16 * STRING_LIMIT
 
 _WORDS = (
     "password|passwd|passphrase|secret|token|ticket|key|keys|sshkey|sshkeys|apikey|privatekey|"
-    "credential|credentials|authorization|cookie|otp|csrfpreventiontoken"
+    "credential|credentials|authorization|cookie|otp|csrfpreventiontoken|pass|pwd|passcode|passwort|"
+    "keyring|privkey|psk|vncticket|totp|tfa-challenge|input-data"
 )
 _NAME = re.compile(rf"(?:^|[^a-z])(?:{_WORDS})[0-9]*$|password|passwd|secret")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -47,8 +48,18 @@ _SHAPES = tuple(
         (rf"(=)\s?{_UUID}", rf"\1{MASK}"),
         (r"\bPVE(?:VNC|TERM)?:[^\s:]{1,100}:[0-9A-F]{8}::[A-Za-z0-9+/=]+", MASK),
         (r"(://[^\s/:@]{1,100}:)[^\s/@]{1,200}@", rf"\1{MASK}@"),
-        (rf"(?i)({_INLINE}=)(?:{_QUOTED}|{_BARE})", rf"\1{MASK}"),
-        (rf"(?i)([\"'][a-z0-9_-]{{0,30}}(?:{_WORDS})[\"']\s?:\s?)(?:{_QUOTED})", rf"\1{MASK}"),
+        (rf"(?i)({_INLINE}[ \t]?=[ \t]?)(?:{_QUOTED}|{_BARE})", rf"\1{MASK}"),
+        # A header, as curl takes it.
+        (r"(?i)\b(x-[a-z-]{0,30}(?:key|token|secret):\s?)[^\s\"',;]+", rf"\1{MASK}"),
+        # Crypted passwords: crypt(5).
+        (r"\$(?:[156]|2[aby]|y|gy|7)\$[./A-Za-z0-9$=,]{8,}", MASK),
+        (
+            (
+                rf"(?i)([\"'][a-z0-9_-]{{0,30}}(?:{_WORDS})\\?[\"']\s?:\s?\\?)"
+                rf"(?:{_QUOTED}|-?[0-9.]+)"
+            ),
+            rf"\1{MASK}",
+        ),
         (r"(?i)(--?(?:password|passwd|passphrase|secret|token)\s+)[^\s-]\S*", rf"\1{MASK}"),
         # As in YAML; but "password: is required" is a sentence, not a secret.
         (

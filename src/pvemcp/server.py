@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import (
     HEADER_MISMATCH,
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
@@ -62,6 +64,11 @@ An error says what to do next. Tools above your grant's ceiling are not listed.\
 """
 
 Context = ServerRequestContext[Any, Any]
+
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 class TaskParams(RequestParams):
@@ -201,8 +208,12 @@ def _text(text: str, *, error: bool = False) -> dict[str, Any]:
 
 
 def _clean(text: str) -> str:
-    """Replace lone surrogates, which JSON may carry and UTF-8 may not."""
-    return text.encode(errors="replace").decode()
+    """Make visible what is not meant to be seen: PVE's texts may come from anybody.
+
+    Control characters (a terminal obeys them), characters that reorder or hide what follows, and
+    lone surrogates, which JSON may carry and UTF-8 may not.
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", text)
 
 
 # The tasks extension: a PVE task is an MCP task, its UPID the task id. PVE's own task list is the
@@ -239,8 +250,18 @@ def _task_method(
             return await handler(service, call, Upid.parse(params.task_id))
         except Fault as fault:
             call.close(fault.code, str(fault))
-            service.audit.record(call)
             raise MCPError(INVALID_PARAMS, _clean(str(fault))) from None
+        except asyncio.CancelledError:
+            call.close("cancelled", "the client went away, or the service stopped")
+            raise
+        except Exception:
+            logger.exception("call %s: %s failed", call.id, call.tool)
+            call.close("internal", "see the journal")
+            text = f"{call.tool} failed; the service's journal has it as call {call.id}"
+            raise MCPError(INTERNAL_ERROR, text) from None
+        finally:
+            if call.outcome != "open":  # a look at a running task is no news
+                service.audit.record(call)
 
     return serve
 
@@ -251,7 +272,6 @@ async def _get_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
         last = end.log_tail[-1] if end.log_tail else f"{upid.type} {upid.id} is running"
         return _task(upid, "working", last)
     call.close("ok")
-    service.audit.record(call)
     if "interrupt" in end.exitstatus:
         return _task(upid, "cancelled", end.exitstatus)
     failed = end.status == "failed"
@@ -271,7 +291,6 @@ async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, An
     path = "/nodes/{node}/tasks/{upid}"
     await service.pve.bind(call).delete(path, node=upid.node, upid=str(upid))
     call.close("ok")
-    service.audit.record(call)
     return {}
 
 

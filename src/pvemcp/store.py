@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from pvemcp.errors import Fault, Misconfigured, Unavailable
+from pvemcp.errors import Fault, Misconfigured, Missing, Unavailable
 
 FILE = "pvemcp.db"
 BUSY_MS = 1000
@@ -64,17 +64,25 @@ MIGRATIONS = (
 class Store:
     """The database of one process. Opening it makes or migrates the file.
 
+    With `change=False` it does neither: a file that is missing, or not of this version, raises
+    Missing. (Else root, who only looks, would make a file that the service cannot write.)
     Every method raises Unavailable when the file is locked, full, or damaged.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, change: bool = True) -> None:
         self.path = state_dir / FILE
-        _prepare(state_dir, self.path)
+        if change:
+            _prepare(state_dir, self.path)
+        else:
+            _require(self.path)
         with _translated(self.path):
             # Transactions are written out below; sqlite3 must not open any by itself.
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
         try:
-            self._open()
+            if change:
+                self._open()
+            else:
+                self._require_version()
         except Fault:
             self._db.close()
             raise
@@ -152,6 +160,16 @@ class Store:
             raise
         self._db.execute("COMMIT")
 
+    def _require_version(self) -> None:
+        with _translated(self.path):
+            found = self._version()
+        if found != len(MIGRATIONS):
+            raise Missing(
+                f"{self.path} has schema {found}, this pvemcp uses {len(MIGRATIONS)}.",
+                hint="An older one is brought up to date when the service starts; a newer one "
+                "needs the pvemcp that wrote it.",
+            )
+
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
@@ -171,6 +189,7 @@ def _prepare(folder: Path, path: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True)
         place = folder.stat()
+        _refuse_strangers(folder, place, path)
         if place.st_mode & stat.S_IWOTH:
             raise Misconfigured(
                 f"state_dir: every user of this machine can write to {folder}.",
@@ -185,11 +204,40 @@ def _prepare(folder: Path, path: Path) -> None:
     except FileExistsError:
         pass  # another process made the file in the same moment
     except OSError as exc:
+        raise _unusable(folder, exc) from None
+
+
+def _refuse_strangers(folder: Path, place: os.stat_result, path: Path) -> None:
+    """Another user's folder or a link in it could lead root to any file of the machine."""
+    strange = os.geteuid() not in (0, place.st_uid) and place.st_uid != 0
+    linked = any(path.with_name(FILE + end).is_symlink() for end in ("", "-wal", "-shm"))
+    if strange or linked:
         raise Misconfigured(
-            f"state_dir: {exc.filename or folder} cannot be used: {exc.strerror}.",
-            hint="Run as the user of the service (or as root), or set PVEMCP_STATE_DIR to a "
-            "folder that you may write.",
+            f"state_dir: {folder} "
+            + ("holds a link in place of the database." if linked else "belongs to another user."),
+            hint="Name a folder of the service's own user in PVEMCP_STATE_DIR.",
+        )
+
+
+def _require(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise Missing(
+            f"There is no database yet at {path}.",
+            hint="The service makes it when it starts, or the first grant does; run both as the "
+            "same user. If there should be one, correct PVEMCP_STATE_DIR.",
         ) from None
+    except OSError as exc:
+        raise _unusable(path, exc) from None
+
+
+def _unusable(path: Path, exc: OSError) -> Misconfigured:
+    return Misconfigured(
+        f"state_dir: {exc.filename or path} cannot be used: {exc.strerror}.",
+        hint="Run as the user of the service (or as root), or set PVEMCP_STATE_DIR to a "
+        "folder that you may write.",
+    )
 
 
 @contextmanager

@@ -69,9 +69,6 @@ class BearerAuth:
     def _admit(self, scope: Scope) -> Scope | _Refusal:
         client = scope.get("client")
         address = str(client[0]) if client else ""
-        wait = self._attempts.wait(address)
-        if wait > 0:
-            return _too_many(wait)
         secret = _secret(scope)
         if isinstance(secret, _Refusal):
             return secret
@@ -80,6 +77,11 @@ class BearerAuth:
         except Unavailable as fault:
             return _Refusal(503, "unavailable", fault.message, fault.hint)
         if grant is None:
+            # The right secret always gets in: nobody guesses 256 bits, but anybody who shares an
+            # address (loopback, a NAT) could lock its other users out.
+            wait = self._attempts.wait(address)
+            if wait > 0:
+                return _too_many(wait)
             self._attempts.failed(address)
             return _WRONG
         return self._scope(scope, grant, address)

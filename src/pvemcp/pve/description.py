@@ -156,8 +156,9 @@ class Description:
             following = node.step(segment)
             if following is None:
                 raise self._no_path(segments, node)
+            by_value = segment not in node.children
             node = following
-            if node.name and segment not in node.children:
+            if node.name and by_value:
                 rest = node.name in _REST and not node.children and node.wild is None
                 values[node.name] = "/".join(segments[position:]) if rest else segment
                 if rest:

@@ -126,7 +126,7 @@ def _render(parameter: Parameter, value: Any) -> Any:
 
 def _boolean(value: Any) -> int:
     if isinstance(value, (bool, int, str)) and str(value) in {"True", "False", "1", "0"}:
-        return int(value in {True, "1"})
+        return int(str(value) in {"True", "1"})
     raise Wrong("must be true or false (1 or 0)")
 
 

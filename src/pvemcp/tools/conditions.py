@@ -16,7 +16,7 @@ from pvemcp.errors import Invalid
 Row = Mapping[str, Any]
 Test = Callable[[Any], bool]
 
-_CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|==|!=|!~|=|~|>|<)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"([\w.-]+)\s*(>=|<=|==|!=|!~|=|~|>|<)\s*(.*)", re.DOTALL)
 _WORD = re.compile(r"[^\s=<>!~:|()'\"]+")
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b)?|(%)|b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
@@ -24,6 +24,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LIST = re.compile(r"[;,]")
 _SEPARATOR = re.compile(r"[;, ]")
 _TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
+LONGEST = 500
+"""Characters of a condition: it is compared with every row."""
 _HINT = (
     "One condition an item: 'status=running', 'status!=running|paused', 'name~web*', 'tags=prod', "
     "'mem>4GiB', 'mem>80%', or a bare word."
@@ -42,7 +44,9 @@ class Condition:
     @classmethod
     def parse(cls, text: str) -> Condition:
         """Read a condition. Raises Invalid for what is none."""
-        matched = _CONDITION.fullmatch(text)
+        if len(text) > LONGEST:
+            raise Invalid(f"a condition in where is longer than {LONGEST} characters")
+        matched = _CONDITION.fullmatch(text.strip())
         if matched is None:
             word = text.strip()
             if not _WORD.fullmatch(word):
@@ -50,7 +54,7 @@ class Condition:
             return cls(text, "", "", word.lower())
         name, operator, wanted = matched.groups()
         wanted = _unquoted(wanted)
-        if re.search(r"[=<>!~]|\s(?:and|or)\s", wanted, re.IGNORECASE):
+        if re.search(r"[=<>!~]|\b(?:and|or)\b(?=\s)", wanted, re.IGNORECASE):
             raise Invalid(f"{text[:100]!r} in where holds several conditions", hint=_HINT)
         return cls(text, name, "=" if operator == "==" else operator, wanted.lower())
 

@@ -15,8 +15,13 @@ from typing import Any
 
 from pvemcp.errors import Invalid
 from pvemcp.tools.conditions import Condition, Row, number
-from pvemcp.tools.render import BUDGET, Cell, cell, plain, table, to_json
+from pvemcp.tools.render import BUDGET, Cell, cell, plain, table, to_json, within_budget
 from pvemcp.tools.tool import Format
+
+
+MOST_CONDITIONS = 20
+MOST_FIELDS = 200
+"""Each costs time for every row, which all other callers wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ def select(rows: Iterable[Row], query: Query, *, key: str, known: Collection[str
     `known` are fields that a row may lack (PVE leaves out `lock` where there is none).
     Raises Invalid for an unknown field, a bad condition, or a cursor of another query.
     """
+    if len(query.where) > MOST_CONDITIONS or len(query.fields) > MOST_FIELDS:
+        raise Invalid(f"at most {MOST_CONDITIONS} conditions and {MOST_FIELDS} fields")
     every = list(rows)
     names = _Names(every, known)
     every, note = _matching(every, query.where, names)
@@ -106,8 +113,10 @@ def write(
         else:
             rows = [table(shown, fields, write=cells)] if shown else []
             text = "\n".join([*([head] if head else []), *rows, *said])
-        if len(text) <= BUDGET or len(shown) <= 1:
+        if len(text) <= BUDGET:
             return text
+        if len(shown) <= 1:
+            return within_budget(text, rest="choose fields")
         shown = shown[: max(1, len(shown) * BUDGET // (len(text) + 1))]
 
 
@@ -177,7 +186,7 @@ def _start(query: Query, rows: Sequence[Row], key: str) -> int:
     try:
         padded = query.cursor + "=" * (-len(query.cursor) % 4)
         digest, index, last = json.loads(base64.urlsafe_b64decode(padded))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         digest, index, last = "", 0, ""
     if digest != _digest(query) or not isinstance(index, int) or index < 0:
         raise Invalid(

@@ -163,7 +163,7 @@ def _after(since: str) -> int:
 def _age(text: str) -> int:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
     number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.isascii() or not number.isdigit():
+    if unit not in units or not re.fullmatch(r"[0-9]{1,6}", number):
         raise Invalid(f"since={text!r} is not an age", hint="Write 90m, 24h, 7d or 2026-11-30.")
     return int(number) * units[unit]
 
