@@ -28,6 +28,8 @@ TAIL = 10
 """Log lines that come with a task's end."""
 PAGE = 500
 """Log lines read at once."""
+PAGES = 40
+"""Pages read in one go; the rest follows with the next look."""
 HALF_WAY = 30.0
 """Seconds after which a task without a percentage is shown as 0.5, without a total."""
 REPORT_EVERY = 0.4
@@ -215,7 +217,7 @@ class _Watch:
     async def _read_log(self) -> None:
         """Read the lines that came since the last time."""
         try:
-            while True:
+            for _ in range(PAGES):  # an endless log must not keep the call
                 rows = await self._pve.poll(_LOG, **self._where, start=self._read, limit=PAGE)
                 lines = _lines(rows)
                 self._read += len(lines)
@@ -282,5 +284,9 @@ def _failure(end: TaskEnd) -> TaskFailed:
 
 def _lines(rows: Any) -> list[str]:
     """Return the texts of a log page; PVE writes a line of its own for an empty or lost log."""
-    texts = [str(row.get("t", "")) for row in rows or () if isinstance(row, Mapping)]
+    texts = [
+        " ".join(str(row.get("t", "")).splitlines())
+        for row in rows or ()
+        if isinstance(row, Mapping)
+    ]
     return [] if len(texts) == 1 and texts[0].startswith(_NOTHING) else texts

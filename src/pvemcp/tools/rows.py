@@ -18,7 +18,6 @@ from pvemcp.tools.conditions import Condition, Row, number
 from pvemcp.tools.render import BUDGET, Cell, cell, plain, table, to_json, within_budget
 from pvemcp.tools.tool import Format
 
-
 MOST_CONDITIONS = 20
 MOST_FIELDS = 200
 """Each costs time for every row, which all other callers wait for."""

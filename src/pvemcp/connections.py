@@ -1,0 +1,69 @@
+"""HTTP connections that do not wait for ever.
+
+uvicorn has no limit for the time that a request takes to come. Without one, anybody can hold
+connections open, before any log-in, until the process can open no more files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096)
+"""Connections; beyond them the one that has waited longest for its request is ended."""
+_INCOMPLETE = (h11.IDLE, h11.SEND_BODY)
+
+
+class Connection(H11Protocol):
+    """One client's connection: it has `patience` seconds to send a whole request."""
+
+    patience: ClassVar[float] = 20.0
+    most: ClassVar[int] = MOST
+    late: asyncio.TimerHandle | None = None
+    """Ends the connection; None while no request is being waited for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait; make room if there are too many."""
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) > self.most:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request: the whole of it ends the wait."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the wait."""
+        self._end_watch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state not in _INCOMPLETE:
+            self._end_watch()
+        elif self.late is None:
+            self.late = self.loop.call_later(self.patience, self._expire)
+
+    def _expire(self) -> None:
+        self.late = None
+        if self.conn.their_state in _INCOMPLETE:
+            self.transport.abort()
+
+    def _end_watch(self) -> None:
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None
+
+    def _make_room(self) -> None:
+        waiting = [c for c in self.connections if isinstance(c, Connection) and c.late is not None]
+        if waiting:
+            min(waiting, key=_deadline).transport.abort()
+
+
+def _deadline(waiting: Connection) -> float:
+    return waiting.late.when() if waiting.late is not None else 0.0
