@@ -86,3 +86,71 @@ def test_what_is_no_plain_request_is_unavailable_and_names_another_way() -> None
     assert unavailable("GET", log, {}) == ""
     assert effect_of("GET", log, {}) is Effect.READ
     assert worst_effect("GET", log) is Effect.READ
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("PUT /cluster/replication/{id}", {"remove_job": "full"}),
+        ("POST /cluster/backup", {"prune-backups": "keep-last=1"}),
+        ("PUT /cluster/backup/{id}", {"delete": "prune-backups"}),
+        ("PUT /cluster/backup/{id}", {"maxfiles": 1}),
+        ("POST /storage", {"type": "dir", "path": "/etc"}),
+        ("PUT /storage/{storage}", {"prune-backups": "keep-last=1"}),
+        ("PUT /storage/{storage}", {"server": "192.0.2.1"}),
+        ("PUT /storage/{storage}", {"delete": "content,encryption-key"}),
+        ("PUT /nodes/{node}/storage/{storage}/content/{volume}", {"protected": 0}),
+        ("PUT /nodes/{node}/qemu/{vmid}/config", {"delete": "cdrom"}),
+        ("PUT /nodes/{node}/qemu/{vmid}/config", {"delete": "net0 vmstate"}),
+        ("PUT /nodes/{node}/lxc/{vmid}/config", {"template": 1}),
+        ("POST /nodes/{node}/qemu/{vmid}/remote_migrate", {}),
+        ("POST /nodes/{node}/lxc/{vmid}/status/shutdown", {"timeout": 0}),
+        ("PUT /cluster/ha/resources/{sid}", {"state": "stopped"}),
+        ("PUT /cluster/firewall/options", {"policy_out": "DROP"}),
+        ("POST /nodes/{node}/firewall/rules", {"action": "DROP", "type": "in"}),
+        ("PUT /cluster/firewall/rules/{pos}", {"enable": 1}),
+        ("POST /nodes/{node}/hosts", {"data": ""}),
+        ("POST /nodes/{node}/certificates/custom", {}),
+        ("PUT /cluster/notifications/endpoints/webhook/{name}", {"url": "http://192.0.2.1"}),
+        ("PUT /cluster/metrics/server/{id}", {"server": "192.0.2.1"}),
+        ("PUT /nodes/{node}/ceph/pool/{name}", {"size": 1}),
+    ],
+)
+def test_what_loses_data_or_cuts_off_through_a_parameter_is_destroy(
+    method: str, params: dict[str, Any]
+) -> None:
+    verb, template = method.split()
+    assert effect_of(verb, template, params) is Effect.DESTROY
+
+
+@pytest.mark.parametrize(
+    ("template", "params"),
+    [
+        ("/cluster/acme/tos", {"directory": "https://192.0.2.1/"}),
+        ("/cluster/acme/meta", {"directory": "https://192.0.2.1/"}),
+        ("/nodes/{node}/query-url-metadata", {"url": "http://192.0.2.1/"}),
+        ("/nodes/{node}/scan/nfs", {"server": "192.0.2.1"}),
+        ("/nodes/{node}/scan/cifs", {"server": "192.0.2.1"}),
+    ],
+)
+def test_a_read_that_makes_the_node_call_an_address_is_a_change(
+    template: str, params: dict[str, Any]
+) -> None:
+    assert effect_of("GET", template, params) is Effect.CHANGE
+    assert effect_of("GET", "/cluster/acme/tos", {}) is Effect.READ
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("PUT /nodes/{node}/qemu/{vmid}/config", {"delete": "net0", "memory": "2048"}),
+        ("POST /nodes/{node}/firewall/rules", {"action": "ACCEPT", "type": "in"}),
+        ("POST /nodes/{node}/qemu/{vmid}/status/shutdown", {"timeout": 60}),
+        ("PUT /cluster/backup/{id}", {"comment": "x"}),
+        ("PUT /storage/{storage}", {"content": "iso"}),
+        ("PUT /cluster/ha/resources/{sid}", {"state": "started"}),
+    ],
+)
+def test_everyday_changes_stay_changes(method: str, params: dict[str, Any]) -> None:
+    verb, template = method.split()
+    assert effect_of(verb, template, params) is Effect.CHANGE
