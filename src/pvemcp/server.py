@@ -8,6 +8,7 @@ once; the audit has it before the client has its answer.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -211,9 +212,15 @@ def _clean(text: str) -> str:
     """Make visible what is not meant to be seen: PVE's texts may come from anybody.
 
     Control characters (a terminal obeys them), characters that reorder or hide what follows, and
-    lone surrogates, which JSON may carry and UTF-8 may not.
+    lone surrogates, which JSON may carry and UTF-8 may not. They are written as JSON escapes, so
+    that an answer in JSON stays valid and keeps its value.
     """
-    return _UNSEEN.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", text)
+    return _UNSEEN.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(found[0])[1:-1]
 
 
 # The tasks extension: a PVE task is an MCP task, its UPID the task id. PVE's own task list is the

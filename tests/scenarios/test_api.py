@@ -229,3 +229,12 @@ async def test_a_guest_that_is_started_with_its_making_says_that_this_is_another
         )
         assert "qmcreate 7001 on pve1: OK" in text
         assert "a task of its own" in text
+
+
+async def test_what_is_made_visible_in_a_text_keeps_its_value_in_json() -> None:
+    async with rig() as r, r.client() as client:
+        path = f"/nodes/pve1/qemu/{a_guest(r)}/config"
+        hidden = "right\u202eleft\u0085 \U000e0041"
+        await client.call("api_change", method="PUT", path=path, params={"description": hidden})
+        assert "right\\u202eleft" in await client.call("api_read", path=path)
+        assert (await client.data("api_read", path=path))["description"] == hidden
