@@ -6,7 +6,7 @@ import json
 
 from pvemcp.sim.tasks import Tasks
 from pvemcp.sim.world import make_world
-from tests.unit.sim_rig import failure, root
+from tests.unit.sim_rig import caller, failure, root
 
 VM = "/nodes/pve1/qemu"
 
@@ -47,6 +47,60 @@ async def test_a_timed_task_follows_the_clock() -> None:
     assert (await admin.data("GET", path))["status"] == "running"
     admin.world.clock.advance(30)
     assert (await admin.data("GET", path))["exitstatus"] == "OK"
+
+
+async def test_a_timed_task_ends_when_it_is_due_whoever_looks_when() -> None:
+    admin = root(make_world("homelab", progress="timed"))
+    upid = await admin.data("POST", f"{VM}/106/status/start")
+    admin.world.clock.advance(300)
+    (row,) = await admin.data("GET", "/nodes/pve1/tasks", typefilter="qmstart", limit=1)
+    assert row["upid"] == upid
+    assert row["endtime"] - row["starttime"] in {3, 4}  # whole seconds of a running clock
+    uptime = (await admin.data("GET", f"{VM}/106/status/current"))["uptime"]
+    assert uptime in range(296, 300)
+
+
+async def test_what_follows_a_task_is_due_after_it_and_not_after_the_look() -> None:
+    admin = root(make_world("homelab", progress="timed"))
+    admin.world.guests[104].running = False
+    admin.world.ha["vm:104"].state = "stopped"
+    begun = admin.world.clock.now()
+    await admin.data("POST", f"{VM}/104/status/start")
+    admin.world.clock.advance(600)
+    (asked,) = await admin.data("GET", "/nodes/pve1/tasks", typefilter="hastart", since=int(begun))
+    (real,) = await admin.data("GET", "/nodes/pve1/tasks", typefilter="qmstart", since=int(begun))
+    assert real["starttime"] - asked["endtime"] in {8, 9}
+    assert admin.world.guests[104].running
+
+
+async def test_the_cluster_log_tells_tasks_logins_and_snapshots() -> None:
+    admin = root()
+    admin.world.log.clear()
+    admin.world.add_user("eve@pve", password="secret-enough")
+    await admin.task("POST", f"{VM}/106/snapshot", snapname="one")
+    await admin.task("POST", f"{VM}/103/status/start")
+    await admin.data("POST", "/access/ticket", username="eve@pve", password="secret-enough")
+    lines = await admin.data("GET", "/cluster/log")
+    texts = [line["msg"] for line in reversed(lines)]
+    assert texts[1] == "snapshot VM 106: one"
+    assert texts[0].startswith("starting task UPID:pve1:")
+    assert texts[2].startswith("end task UPID:")
+    assert texts[2].endswith(":qmsnapshot:106:root@pam!mcp: OK")
+    assert texts[4].endswith(": you can't start a vm if it's a template")
+    assert texts[5] == "successful auth for user 'eve@pve'"
+    assert [line["pri"] for line in reversed(lines)] == [6, 6, 6, 6, 3, 6]
+    assert lines[0]["user"] == "root@pam"
+    assert len(await admin.data("GET", "/cluster/log", max=2)) == 2
+
+
+async def test_the_cluster_log_shows_each_their_own_without_the_right() -> None:
+    admin = root()
+    await admin.task("POST", f"{VM}/106/status/start")
+    bob = caller(admin.world, vms_106="PVEVMUser")
+    await bob.task("POST", f"{VM}/106/status/stop")
+    lines = await bob.data("GET", "/cluster/log")
+    assert {line["user"] for line in lines} == {"bob@pve!mcp"}
+    assert len(lines) == 2
 
 
 async def test_a_running_task_can_be_stopped() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pvemcp.sim.declare import (
@@ -20,7 +22,6 @@ from pvemcp.sim.declare import (
     whole,
 )  # fmt: skip
 from pvemcp.sim.guests import the_guest
-from pvemcp.sim.permissions import Identity
 from pvemcp.sim.refusal import failed, rejected
 from pvemcp.sim.world import GuestType, HaResource, World
 
@@ -124,25 +125,15 @@ def _job(ask: Ask) -> dict[str, Any]:
 def _log(ask: Ask) -> list[dict[str, Any]]:
     """Return the newest lines first: all with Sys.Syslog, else one's own."""
     all_ = ask.may("/", "Sys.Syslog")
-    rows = []
-    for number, line in enumerate(ask.world.log, start=1):
-        if all_ or _own(ask.who, line["user"]):
-            rows.append(
-                {
-                    **line,
-                    "id": f"{number}:{line['node']}",
-                    "uid": str(number),
-                    "pid": 1190,
-                    "pri": 6,
-                    "tag": "pvedaemon",
-                }
-            )
-    rows.reverse()
-    return rows[: ask.args.get("max", 500)]
+    lines = (line for line in reversed(ask.world.log) if all_ or line["user"] == ask.who.id)
+    return [_log_row(line) for line in islice(lines, ask.args.get("max", 500))]
 
 
-def _own(who: Identity, user: str) -> bool:
-    return user == who.id
+def _log_row(line: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: value for key, value in line.items() if key != "number"}
+    number = line["number"]
+    return {**row, "id": f"{number}:{line['node']}", "uid": str(number), "pid": 1190,
+            "tag": "pvedaemon"}  # fmt: skip
 
 
 # Firewall ------------------------------------------------------------------------------------

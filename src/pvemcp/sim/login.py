@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pvemcp.sim.declare import EVERYONE, Ask, Endpoint, endpoint, flag, text
-from pvemcp.sim.permissions import Identity, User
+from pvemcp.sim.permissions import ROOT, Identity, User
 from pvemcp.sim.refusal import Refusal
 from pvemcp.sim.tickets import (
     CHALLENGE_LIFE,
@@ -76,6 +76,8 @@ def _challenged(world: World, user: User) -> dict[str, Any]:
 
 
 def _granted(world: World, user: User) -> dict[str, Any]:
+    # Seen on PVE 9.1: the line is root's whoever logs in; failures stand in the journal alone.
+    world.record(ROOT, f"successful auth for user '{user.userid}'")
     who = Identity(user.userid, user.userid)
     held = {"dc": "/", **{area: f"/{area}" for area in _AREAS if area != "dc"}}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pvemcp.sim.configs import masked
@@ -86,10 +87,18 @@ def _set_lock(guest: Guest, lock: str) -> None:
 
 
 def _start(ask: Ask, type_: GuestType, verb: str, work: Work) -> str:
-    prefix = "qm" if type_ == "qemu" else "vz"
+    prefix, word = ("qm", "VM") if type_ == "qemu" else ("vz", "CT")
+    what = verb.replace("del", "delete ").replace("rollback", "rollback snapshot")
+
+    def check() -> None:
+        message = f"{what} {word} {ask.vmid}: {ask.args['snapname']}"
+        ask.world.record(ask.who.id, message, node=ask.node)
+        work.check()
+
     return ask.world.tasks.start(
-        ask.node, f"{prefix}{verb}", id=str(ask.vmid), user=ask.who.id, work=work
-    )
+        ask.node, f"{prefix}{verb}", id=str(ask.vmid), user=ask.who.id,
+        work=replace(work, check=check),
+    )  # fmt: skip
 
 
 def _unlocked(ask: Ask, type_: GuestType) -> Guest:

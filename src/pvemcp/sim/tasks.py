@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,8 +14,16 @@ Progress = Literal["immediate", "manual", "timed"]
 OK = "OK"
 
 
+_FAILING = 0.5
+"""Seconds until a task ends that cannot be done, in timed mode."""
+
+
 def nothing() -> None:
     """The effect of a task that changes nothing."""
+
+
+def _unheard(_task: Task, _message: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class Task:
     """The check failed: the exit status that it will end with."""
     shown: int = 0
     """How many of the work's lines are in the log."""
+    due: float = 0.0
+    """When it ends in timed mode."""
 
     @property
     def running(self) -> bool:
@@ -68,6 +79,19 @@ class Task:
         return bool(self.exitstatus) and not self.exitstatus.startswith((OK, "WARNINGS"))
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of a task that has ended; `log` is without its last line."""
+
+    node: str
+    type: str
+    id: str
+    user: str
+    seconds: float = 2.0
+    log: tuple[str, ...] = ()
+    exitstatus: str = OK
+
+
 class Tasks:
     """The tasks of a cluster, in the order of their start."""
 
@@ -76,6 +100,8 @@ class Tasks:
         self.failures: Mapping[str, str] = {}
         """Task type to the exit status that every task of it ends with: a fault."""
         self.changed: Callable[[], None] = nothing
+        self.said: Callable[[Task, str], None] = _unheard
+        """Called with what the cluster log says about a task."""
         self._clock = clock
         self._all: dict[str, Task] = {}
         self._running: dict[str, Task] = {}
@@ -98,16 +124,39 @@ class Tasks:
 
     def start(self, node: str, type_: str, *, id: str, user: str, work: Work) -> str:
         """Start a task and return its UPID. In immediate mode it has ended by then."""
-        self._pid += 7
-        now = self._clock.seconds()
-        pstart = (self._pid * 13) & 0xFFFFFFFF
-        upid = f"UPID:{node}:{self._pid:08X}:{pstart:08X}:{now:08X}:{type_}:{id}:{user}:"
-        task = Task(upid, node, type_, id, user, now, self._pid, pstart, work)
-        self._all[upid] = self._running[upid] = task
+        task = self._add(Past(node, type_, id, user), work)
+        self._running[task.upid] = task
         self._attempt(task)
         if self.progress == "immediate":
             self._end(task, OK)
-        return upid
+        elif self.progress == "timed":
+            seconds = _FAILING if task.doomed else work.seconds
+            task.due = self._clock.now() + seconds
+            self.later(seconds, lambda: self.finish(task.upid))
+        return task.upid
+
+    def remember(self, past: Past, *, at: float) -> None:
+        """Add a task that was started at this time and has ended; oldest first."""
+        with self._clock.at(at):
+            task = self._add(past, Work())
+        task.log.extend(past.log)
+        with self._clock.at(at + past.seconds):
+            self._close(task, past.exitstatus)
+
+    def _add(self, about: Past, work: Work) -> Task:
+        self._pid += 7
+        now = self._clock.seconds()
+        pstart = (self._pid * 13) & 0xFFFFFFFF
+        upid = (
+            f"UPID:{about.node}:{self._pid:08X}:{pstart:08X}:{now:08X}:{about.type}:{about.id}"
+            f":{about.user}:"
+        )
+        task = Task(
+            upid, about.node, about.type, about.id, about.user, now, self._pid, pstart, work
+        )
+        self._all[upid] = task
+        self.said(task, f"starting task {upid}")
+        return task
 
     def _attempt(self, task: Task) -> None:
         try:
@@ -140,19 +189,14 @@ class Tasks:
 
     def settle(self) -> None:
         """Bring timed tasks and follow-ups up to the clock."""
-        if self.progress == "timed":
-            self._settle_timed()
         now = self._clock.now()
         while self._due and self._due[0][0] <= now:
-            self._due.pop(0)[1]()
-
-    def _settle_timed(self) -> None:
-        now = self._clock.now()
-        for task in list(self._running.values()):
-            share = 1.0 if task.doomed else (now - task.starttime) / max(task.work.seconds, 0.001)
-            if share >= 1.0 and now > task.starttime:
-                self._end(task, OK)
-            else:
+            moment, action = self._due.pop(0)
+            with self._clock.at(moment):
+                action()
+        if self.progress == "timed":
+            for task in self._running.values():
+                share = 1 - (task.due - now) / max(task.work.seconds, 0.001)
                 self._show(task, int(len(task.work.lines) * share))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
@@ -160,8 +204,7 @@ class Tasks:
         if self.progress == "immediate":
             action()
             return
-        self._due.append((self._clock.now() + seconds, action))
-        self._due.sort(key=lambda item: item[0])
+        insort(self._due, (self._clock.now() + seconds, action), key=lambda item: item[0])
 
     def _show(self, task: Task, upto: int) -> None:
         lines = task.work.lines[task.shown : upto]
@@ -175,14 +218,17 @@ class Tasks:
             status = self._apply(task, status)
         elif not task.doomed:
             task.work.undo()
-        good = status.startswith((OK, "WARNINGS"))
+        self._close(task, status)
+        self.changed()
+        if not task.failed:
+            task.work.after()
+
+    def _close(self, task: Task, status: str) -> None:
         task.endtime = max(self._clock.seconds(), task.starttime)
         task.exitstatus = status
         self._running.pop(task.upid, None)
-        task.log.append(f"TASK {status}" if good else f"TASK ERROR: {status}")
-        self.changed()
-        if good:
-            task.work.after()
+        task.log.append(f"TASK ERROR: {status}" if task.failed else f"TASK {status}")
+        self.said(task, f"end task {task.upid} {status}")
 
     def _apply(self, task: Task, status: str) -> str:
         try:

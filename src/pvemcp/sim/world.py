@@ -6,7 +6,7 @@ import hashlib
 import random
 import secrets
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,11 +14,13 @@ from typing import Any, Literal
 from pvemcp.sim.clock import Clock
 from pvemcp.sim.faults import Faults
 from pvemcp.sim.permissions import ROOT, Access, Kind, Token, User
-from pvemcp.sim.tasks import Progress, Tasks
+from pvemcp.sim.tasks import Progress, Task, Tasks
 
 GuestType = Literal["qemu", "lxc"]
 WorldName = Literal["homelab", "cluster", "large"]
 GIB = 1024**3
+_LOG_LINES = 5000
+"""How far back the cluster log goes: a host keeps some thousand lines too."""
 
 
 @dataclass(slots=True)
@@ -166,13 +168,14 @@ class World:
         self.access.users[ROOT] = User(ROOT)
         self.tasks = Tasks(self.clock, progress)
         self.tasks.changed = self.touch
+        self.tasks.said = self._hear
         self.faults = Faults(self)
         self.options: dict[str, Any] = {}
         """datacenter.cfg."""
         self.firewall: dict[str, list[dict[str, Any]]] = {}
         """Rules by `cluster`, a node's name or a guest's id."""
         self.backup_jobs: dict[str, dict[str, Any]] = {}
-        self.log: list[dict[str, Any]] = []
+        self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
         """The cluster log, oldest first."""
         self.requests: Counter[tuple[str, str]] = Counter()
         """How often each (verb, path) was asked for."""
@@ -234,16 +237,14 @@ class World:
         """Return a random UUID out of the world's seed."""
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
 
-    def record(self, user: str, message: str, *, node: str = "") -> None:
+    def record(self, user: str, message: str, *, node: str = "", failed: bool = False) -> None:
         """Write a line to the cluster log."""
-        self.log.append(
-            {
-                "node": node or self.local.name,
-                "msg": message,
-                "user": user,
-                "time": self.clock.seconds(),
-            }
-        )
+        number, node = self.log[-1]["number"] + 1 if self.log else 1, node or self.local.name
+        line = {"number": number, "node": node, "msg": message, "user": user}
+        self.log.append({**line, "pri": 3 if failed else 6, "time": self.clock.seconds()})
+
+    def _hear(self, task: Task, message: str) -> None:
+        self.record(task.user, message, node=task.node, failed=task.failed)
 
     # Handles for tests -----------------------------------------------------------------------
 
