@@ -64,8 +64,8 @@ MIGRATIONS = (
 class Store:
     """The database of one process. Opening it makes or migrates the file.
 
-    With `change=False` it does neither: a file that is missing, or not of this version, raises
-    Missing. (Else root, who only looks, would make a file that the service cannot write.)
+    With `change=False` it does neither (root, who only looks, would make a file that the service
+    cannot write): a missing file raises Missing, one of another version Misconfigured.
     Every method raises Unavailable when the file is locked, full, or damaged.
     """
 
@@ -164,7 +164,7 @@ class Store:
         with _translated(self.path):
             found = self._version()
         if found != len(MIGRATIONS):
-            raise Missing(
+            raise Misconfigured(
                 f"{self.path} has schema {found}, this pvemcp uses {len(MIGRATIONS)}.",
                 hint="An older one is brought up to date when the service starts; a newer one "
                 "needs the pvemcp that wrote it.",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from pvemcp.access.grants import Grants
 from pvemcp.call import Effect
@@ -24,6 +21,7 @@ from pvemcp.sim.http import Running, serve
 from pvemcp.sim.tls import make_certificates
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
+from tests.unit.certificates import certificate
 
 
 def named(found: list[Check], name: str) -> list[Check]:
@@ -148,6 +146,48 @@ def test_rights_that_are_too_few_or_lead_to_more_are_named() -> None:
     assert "User.Modify on /access/groups" in judge_rights(deeper, "mcp@pve!x")[1].message
 
 
+def test_looking_makes_no_state_folder_and_leaves_no_file_beside_the_database(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    found, _ = check_state(Settings(state_dir=state))
+    check = one(found, "database")
+    assert check.ok
+    assert "no database yet" in check.message
+    assert "grant create" in one(found, "grants").repair
+    assert not state.exists()
+    with Store(state) as store:
+        Grants(store).create("laptop", Effect.READ)
+    found, grants = check_state(Settings(state_dir=state))
+    assert all(check.ok for check in found)
+    assert [grant.name for grant in grants] == ["laptop"]
+    assert [path.name for path in state.iterdir()] == ["pvemcp.db"]
+
+
+def test_a_database_of_another_version_is_not_migrated_by_looking(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.write("PRAGMA user_version = 99")
+    found, _ = check_state(Settings(state_dir=tmp_path))
+    assert not one(found, "database").ok
+    assert "schema 99" in one(found, "database").message
+
+
+async def test_a_refused_connection_and_an_unreadable_authority_are_said_in_words(
+    tmp_path: Path,
+) -> None:
+    async with installed(tmp_path) as (_, _, settings):
+        junk = tmp_path / "ca.pem"
+        junk.write_text("junk")
+        check = one(await checks(replace(settings, pve_ca_file=junk)), "PVE certificate")
+        assert not check.ok
+        assert f"{junk} is not in PEM" in check.message
+    port = settings.pve_url.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost"):  # localhost may have two addresses
+        refused = replace(settings, pve_url=f"https://{host}:{port}")
+        message = one(await checks(refused), "PVE connection").message
+        assert message == f"{host}:{port} cannot be reached: connection refused"
+
+
 def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     (tmp_path / "pvemcp.db").write_bytes(b"x" * 5000)
     found, grants = check_state(Settings(state_dir=tmp_path))
@@ -158,12 +198,14 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
 def test_an_open_state_folder_and_grants_that_end_are_warnings(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with Store(tmp_path) as store:
-        Grants(store).create("week", Effect.READ, expires=7 * 86400)
+        long_ago = time.time() - 90 * 86400
+        Grants(store).create("young", Effect.READ, expires=7 * 86400)
+        Grants(store, clock=lambda: long_ago).create("week", Effect.READ, expires=97 * 86400)
         Grants(store, clock=lambda: 1000.0).create("gone", Effect.READ, expires=1)
     found, _ = check_state(Settings(state_dir=tmp_path))
     assert "chmod 0700" in one(found, "state folder").repair
     messages = [check.message for check in named(found, "grants")]
-    assert messages == ["1 valid", "expired: gone", "expire within 14 days: week"]
+    assert messages == ["2 valid", "expired: gone", "expire within 14 days: week"]
 
 
 async def test_nobody_who_may_log_in_is_a_warning_on_loopback_and_bad_beyond(
@@ -195,47 +237,19 @@ async def test_the_listening_address_is_ours_or_somebody_elses(tmp_path: Path) -
     assert "ss -ltnp" in check.repair
 
 
-def certificate(folder: Path, *, days: int) -> Settings:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pve1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=100))
-        .not_valid_after(now + timedelta(days=days, minutes=1))
-        .sign(key, hashes.SHA256())
-    )
-    cert, private = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(b"x")
-            if days == 0
-            else serialization.NoEncryption(),
-        )
-    )
-    return Settings(tls_cert=cert, tls_key=private)
-
-
 @pytest.mark.parametrize(
     ("days", "ok", "said"),
     [
         (90, True, "valid until"),
         (5, True, "in 5 days"),
         (-1, False, "expired on"),
-        (0, False, "password"),
     ],
 )
 def test_the_own_certificate_is_judged_by_its_last_day(
     tmp_path: Path, days: int, ok: bool, said: str
 ) -> None:
-    [check] = check_certificate(certificate(tmp_path, days=days))
+    cert, key = certificate(tmp_path, days=days)
+    [check] = check_certificate(Settings(tls_cert=cert, tls_key=key))
     assert check.ok == ok
     assert said in check.message
     assert bool(check.repair) == (days != 90)
@@ -243,7 +257,8 @@ def test_the_own_certificate_is_judged_by_its_last_day(
 
 def test_a_key_that_does_not_fit_the_certificate_is_found(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    fitting = certificate(tmp_path, days=90)
+    cert, _ = certificate(tmp_path, days=90)
     other = make_certificates(tmp_path / "other", names=["pve1"])
-    [check] = check_certificate(replace(fitting, tls_key=other.key_file))
+    [check] = check_certificate(Settings(tls_cert=cert, tls_key=other.key_file))
     assert not check.ok
+    assert "not made for this certificate" in check.message

@@ -13,8 +13,7 @@ __all__ = ["Check", "checks"]
 async def checks(settings: Settings) -> list[Check]:
     """Look at everything that the service depends on, and change nothing.
 
-    The state folder and its database are made when they are missing. Takes at most about 20 s,
-    when PVE does not answer.
+    Takes at most about 20 s, when PVE does not answer.
     """
     state, grants = check_state(settings)
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cryptography import x509
+from pvemcp.tls import validity
 
 SOON = timedelta(days=14)
 """What expires within that time is worth a warning."""
@@ -36,14 +36,14 @@ def bad(name: str, message: str, repair: str) -> Check:
     return Check(name, ok=False, message=message, repair=repair)
 
 
-def expiry(name: str, certificate: x509.Certificate, repair: str) -> Check:
-    """Judge a certificate by its last day."""
-    end = certificate.not_valid_after_utc
-    left = end - datetime.now(UTC)
+def expiry(name: str, certificate: bytes, repair: str) -> Check:
+    """Judge a certificate (DER) by its last day. Raises ValueError for what is none."""
+    start, end = validity(certificate)
+    now = datetime.now(UTC)
+    left = end - now
     if left < timedelta(0):
         return bad(name, f"expired on {end:%Y-%m-%d}", repair)
-    if certificate.not_valid_before_utc > datetime.now(UTC):
-        start = certificate.not_valid_before_utc
+    if start > now:
         return bad(name, f"is not valid before {start:%Y-%m-%d %H:%M} UTC", "Check this clock.")
     if left < SOON:
         return warning(name, f"expires on {end:%Y-%m-%d}, in {left.days} days", repair)

@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography import x509
-
 from pvemcp.access.grants import Grant, Grants
-from pvemcp.errors import Fault
+from pvemcp.errors import Fault, Missing
 from pvemcp.health.check import SOON, Check, bad, expiry, good, warning
 from pvemcp.settings import Settings, require_safe_listen, require_token
 from pvemcp.store import Store
+from pvemcp.tls import own_certificate, server_context
 
 ANSWER_SECONDS = 3.0
+ENDING = 0.2
+"""The last part of a grant's life, in which it should be replaced."""
 
 
 def check_settings(settings: Settings) -> Iterator[Check]:
@@ -42,9 +43,12 @@ def check_settings(settings: Settings) -> Iterator[Check]:
 def check_state(settings: Settings) -> tuple[list[Check], list[Grant]]:
     """Judge the state folder, the database, and the grants in it; return the grants too."""
     try:
-        with Store(settings.state_dir) as store:
+        with Store(settings.state_dir, change=False) as store:
             found = store.check()
             grants = Grants(store).list()
+    except Missing as fault:
+        missing = warning("database", fault.message, fault.hint)
+        return [missing, *_grants([], time.time())], []
     except Fault as fault:
         return [bad("database", fault.message, fault.hint)], []
     if found != "ok":
@@ -78,11 +82,7 @@ def _modes(folder: Path) -> Iterator[Check]:
 def _grants(grants: list[Grant], now: float) -> Iterator[Check]:
     make = "pvemcp grant create NAME --ceiling read"
     expired = [grant.name for grant in grants if grant.has_expired(now)]
-    soon = [
-        grant.name
-        for grant in grants
-        if not grant.has_expired(now) and grant.has_expired(now + SOON.total_seconds())
-    ]
+    soon = [grant.name for grant in grants if _ends_soon(grant, now)]
     if len(expired) == len(grants):
         yield warning(
             "grants", "nobody can log in over HTTP: no grant is valid", f"Make one: {make}"
@@ -97,30 +97,28 @@ def _grants(grants: list[Grant], now: float) -> Iterator[Check]:
         yield warning("grants", f"expire within {SOON.days} days: {names}", f"Replace them: {make}")
 
 
+def _ends_soon(grant: Grant, now: float) -> bool:
+    """Whether most of its life is over: one that was made for a day is not worth a warning."""
+    if grant.expires is None or grant.has_expired(now):
+        return False
+    left, life = grant.expires - now, grant.expires - grant.created
+    return left < SOON.total_seconds() and left < ENDING * life
+
+
 def check_certificate(settings: Settings) -> Iterator[Check]:
     """Judge the certificate that the service shows to its clients."""
     name, repair = "own certificate", "Renew it, and restart the service."
-    if settings.tls_cert is None:
+    if settings.tls_cert is None or settings.tls_key is None:
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            settings.tls_cert, settings.tls_key, password=_no_password
-        )
-        certificate = x509.load_pem_x509_certificate(settings.tls_cert.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        yield bad(
-            name,
-            f"{settings.tls_cert} and {settings.tls_key} cannot be used: {reason or error}",
-            "Both must be PEM files, the key without a password and made for the certificate.",
-        )
+        server_context(settings.tls_cert, settings.tls_key)
+    except Fault as fault:
+        yield bad(name, fault.message, fault.hint)
         return
-    yield expiry(name, certificate, repair)
-
-
-def _no_password() -> str:
-    """Stand in for OpenSSL's question on the terminal: a key with a password is refused."""
-    raise ValueError("the key has a password")
+    try:
+        yield expiry(name, own_certificate(settings.tls_cert), repair)
+    except (OSError, ValueError):
+        yield warning(name, f"{settings.tls_cert} does not tell how long it is valid", repair)
 
 
 async def check_listen(settings: Settings, grants: list[Grant]) -> list[Check]:

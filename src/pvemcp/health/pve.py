@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import re
 import socket
 import ssl
 import time
@@ -13,8 +15,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
-
-from cryptography import x509
 
 from pvemcp.access.policy import permit
 from pvemcp.call import ApiToken, Call, Effect, Principal
@@ -114,13 +114,20 @@ def _unreachable(target: _Target, error: Exception) -> Check:
             f"{target} does not speak TLS ({error.reason})",
             "pve_url must name the API's port, normally 8006.",
         )
-    reason = "no answer" if isinstance(error, TimeoutError) else str(error)
     return bad(
         name,
-        f"{target} cannot be reached: {reason}",
+        f"{target} cannot be reached: {_reason(error)}",
         "Is pveproxy running there (systemctl status pveproxy), is the port 8006, does a firewall "
         "let it through?",
     )
+
+
+def _reason(error: Exception) -> str:
+    """Say in words why a connection failed; asyncio lists the failures of several addresses."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    numbers = dict.fromkeys(re.findall(r"\[Errno (\d+)\]", str(error)))
+    return ", ".join(os.strerror(int(number)).lower() for number in numbers) or str(error)
 
 
 async def _judge_certificate(
@@ -144,16 +151,21 @@ async def _judge_certificate(
             )
         ]
     try:
-        parsed = x509.load_der_x509_certificate(certificate)
+        return [expiry(name, certificate, "Renew it on that node: pvecm updatecerts --force")]
     except ValueError:
         return [good(name, "is the pinned one")]
-    return [expiry(name, parsed, "Renew it on that node: pvecm updatecerts --force")]
 
 
 async def _verify(settings: Settings, target: _Target) -> str:
     """Return why the certificate is not trusted, or an empty string."""
     try:
         context = ssl.create_default_context(cafile=settings.pve_ca_file)
+    except (OSError, ssl.SSLError):
+        return f"cannot be verified: the CA file {settings.pve_ca_file} is not in PEM"
+    # As the client does: PVE's own CA lacks extensions that Python 3.13 asks for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
         async with asyncio.timeout(CONNECT_SECONDS), _connection(target, context):
             return ""
     except ssl.SSLCertVerificationError as error:
@@ -161,7 +173,7 @@ async def _verify(settings: Settings, target: _Target) -> str:
     except ssl.SSLError as error:
         return f"cannot be verified: {error.reason or error}"
     except (OSError, TimeoutError) as error:
-        return f"could not be verified: {error}"
+        return f"could not be verified: {_reason(error)}"
 
 
 def _judge_clock(skew: float | None) -> Check:
