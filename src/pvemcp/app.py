@@ -11,8 +11,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
@@ -28,13 +29,25 @@ from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.connect import claude_code_command, service_url
 from pvemcp.errors import Unavailable
-from pvemcp.listener import App, bind, on_signal, run_http
+from pvemcp.listener import (
+    App,
+    bind,
+    cannot_listen,
+    exit_on_signal,
+    on_signal,
+    run_http,
+    until_signal,
+)
 from pvemcp.pve.client import PveClient
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen, require_token
+from pvemcp.stdin import lines
 from pvemcp.store import Store
+from pvemcp.tls import own_certificate, server_context, validity
 
 if TYPE_CHECKING:
+    from anyio import AsyncFile
+
     from pvemcp.sim.world import World, WorldName
 
 logger = logging.getLogger(__name__)
@@ -43,7 +56,11 @@ _M_MMAP_THRESHOLD = -3
 """Of mallopt(3)."""
 HOST_DESCRIPTION = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 """Where a PVE host keeps the API description of its own version."""
+SIMULATOR_PORT = "Take another with --port PORT; 0 takes any free one."
 DEMO_CALLER = "demo"
+MOST_SESSIONS = 1000
+"""Sessions of the era before 2026-07-28, at about 40 kB each."""
+DEMO_PORT = "Take another: make demo PORT=9090 (pvemcp demo --port 9090)."
 
 
 def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
@@ -80,6 +97,7 @@ def compose(
     mcp = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=settings.body_limit,
+        max_sessions=MOST_SESSIONS,
         # HostCheck does it, with an answer that says what to set.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
@@ -156,6 +174,8 @@ def serve(settings: Settings) -> int:
     """Run the service over HTTP until a signal ends it."""
     _log_to_stderr(settings)
     _settle()
+    exit_on_signal()
+    _judge_certificate(settings)
     default = ApiToken(*require_token(settings))
     with Store(settings.state_dir) as store:
         grants = Grants(store)
@@ -170,8 +190,35 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def _judge_certificate(settings: Settings) -> None:
+    """Refuse a certificate that no server can use, and warn of one that clients will refuse."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    server_context(settings.tls_cert, settings.tls_key)
+    try:
+        start, end = validity(own_certificate(settings.tls_cert))
+    except ValueError:
+        return
+    now = datetime.now(UTC)
+    if now > end:
+        logger.warning(
+            "the certificate %s expired on %s: clients will refuse it. Renew it, and restart.",
+            settings.tls_cert,
+            f"{end:%Y-%m-%d %H:%M} UTC",
+        )
+    if now < start:
+        logger.warning(
+            "the certificate %s is not valid before %s: clients will refuse it. Check the clock.",
+            settings.tls_cert,
+            f"{start:%Y-%m-%d %H:%M} UTC",
+        )
+
+
 def stdio(settings: Settings, ceiling: Effect) -> int:
-    """Serve one client on stdin and stdout, with the configured PVE token."""
+    """Serve one client on stdin and stdout, with the configured PVE token.
+
+    Returns 0 when the client has closed stdin, or on SIGTERM or SIGHUP; 130 on SIGINT.
+    """
     _log_to_stderr(settings)
     _settle()
     principal = Principal("stdio", ceiling, ApiToken(*require_token(settings)))
@@ -179,24 +226,26 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
     async def run(store: Store) -> None:
         async with pve_client(settings) as pve:
             server, listen = build(Service(pve, Audit(store, sys.stderr), lambda _: principal))
-            async with stdio_server() as (reader, writer):
+            # It only iterates over the lines; its own reader cannot be cancelled.
+            stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
+            async with stdio_server(stdin=stdin) as (reader, writer):
                 await server.run(reader, writer, server.create_initialization_options())
             listen.close()
 
     with Store(settings.state_dir) as store:
-        asyncio.run(run(store))
-    return 0
+        return asyncio.run(until_signal(run(store)))
 
 
 def demo(world: WorldName, port: int) -> int:
     """Run the service on a simulated PVE of its own, and say how to connect to it."""
     from pvemcp.sim.world import make_world  # noqa: PLC0415 - a real service starts without it
 
+    exit_on_signal()
+    simulated = make_world(world, progress="timed")
     with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
         settings = Settings(listen=f"127.0.0.1:{port}", state_dir=Path(folder), log_level="warning")
         _log_to_stderr(settings)
-        simulated = make_world(world, progress="timed")
-        with Store(settings.state_dir) as store, bind(settings) as bound:
+        with Store(settings.state_dir) as store, bind(settings, other=DEMO_PORT) as bound:
             asyncio.run(_demo(simulated, settings, store, bound))
     return 0
 
@@ -225,6 +274,7 @@ def simulate(world: WorldName, port: int) -> int:
     """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
     from pvemcp.sim.world import make_world  # noqa: PLC0415 - as above
 
+    exit_on_signal()
     asyncio.run(_simulate(make_world(world, progress="timed"), port))
     return 0
 
@@ -232,13 +282,17 @@ def simulate(world: WorldName, port: int) -> int:
 async def _simulate(world: World, port: int) -> None:
     from pvemcp.sim.http import serve as serve_world  # noqa: PLC0415 - as above
 
-    async with serve_world(world, port=port, tls=True) as running:
+    ended = asyncio.Event()
+    on_signal(ended.set)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            running = await stack.enter_async_context(serve_world(world, port=port, tls=True))
+        except OSError as error:
+            raise cannot_listen(f"127.0.0.1:{port}", error, other=SIMULATOR_PORT) from None
         token_id, secret = world.token()
         print(  # noqa: T201 - the answer to the command
             f"URL          {running.url}\nfingerprint  {running.fingerprint}\n"
             f"token        PVEAPIToken={token_id}={secret}\n\nCtrl-C ends it.",
             flush=True,
         )
-        ended = asyncio.Event()
-        on_signal(ended.set)
         await ended.wait()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp
 
+from pvemcp.connections import Connection
 from pvemcp.errors import Misconfigured
 from pvemcp.settings import Settings
+from pvemcp.tls import server_context
 
 GRACE = 2
 """Seconds that calls under way get when the service stops."""
+INTERRUPTED = 130
+"""Exit code after SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +60,39 @@ class _Uvicorn(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Bind the listening socket. Raises Misconfigured when the address cannot be had."""
+OTHER_PORT = "Set PVEMCP_LISTEN to another address."
+
+
+def bind(settings: Settings, *, other: str = OTHER_PORT) -> socket.socket:
+    """Bind the listening socket. Raises Misconfigured when the address cannot be had.
+
+    `other` is the sentence that says how to take another address.
+    """
     host, port = settings.address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         bound = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        raise Misconfigured(
-            f"listen: cannot listen on {settings.listen}: {os.strerror(error.errno or 0)}",
-            hint="Another program may have the port: set PVEMCP_LISTEN to another one.",
-        ) from None
+        raise cannot_listen(settings.listen, error, other=other) from None
     # asyncio does this only for sockets that it opened itself; without it an answer, written in two
     # parts, waits up to 40 ms for the client's delayed ACK.
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
+
+
+def cannot_listen(address: str, error: OSError, *, other: str) -> Misconfigured:
+    """Return the fault for an address that cannot be had, and how to get another."""
+    problem = os.strerror(error.errno or 0).lower()
+    match error.errno:
+        case errno.EADDRINUSE:
+            hint = f"Another program has the port. {other}"
+        case errno.EACCES:
+            hint = f"Ports below 1024 need root or CAP_NET_BIND_SERVICE. {other}"
+        case errno.EADDRNOTAVAIL:
+            hint = f"This machine does not have that address. {other}"
+        case _:
+            problem, hint = error.strerror or str(error), other
+    return Misconfigured(f"Cannot listen on {address}: {problem}.", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +110,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def start(app: App, settings: Settings) -> AsyncIterator[Running]:
+async def start(
+    app: App, settings: Settings, http: type[Connection] = Connection
+) -> AsyncIterator[Running]:
     """Listen and serve until `stop` or the end of the block."""
     with bind(settings) as bound:
-        server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
+        server = _Uvicorn(_uvicorn_config(app, settings, http), app.listen)
         task = asyncio.create_task(server.serve([bound]))
         await server.ready.wait()
         running = Running(local_url(settings, bound), server, task)
@@ -100,7 +126,7 @@ async def start(app: App, settings: Settings) -> AsyncIterator[Running]:
 
 
 async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; a second signal does not wait for calls under way."""
+    """Serve until a signal of `on_signal`; a second one does not wait for calls under way."""
     server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
 
     def end() -> None:
@@ -112,19 +138,63 @@ async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
 
 
 def on_signal(end: Callable[[], None]) -> None:
-    """Call `end` on SIGINT and SIGTERM, in the running loop."""
+    """Call `end` on SIGINT, SIGTERM and SIGHUP (the terminal has gone), in the running loop."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *_ending()):
         loop.add_signal_handler(number, end)
 
 
-def _uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
+async def until_signal(work: Coroutine[Any, Any, None]) -> int:
+    """Do the work, or cancel it on a signal. Returns the exit code: 130 after SIGINT, else 0."""
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+    code = 0
+
+    def end(with_code: int = 0) -> None:
+        nonlocal code
+        code = with_code
+        task.cancel()
+        # A client that reads no answers blocks the thread that writes them. The database does
+        # not mind: it is made for being killed.
+        loop.call_later(GRACE, os._exit, code)
+
+    on_signal(end)
+    loop.add_signal_handler(signal.SIGINT, end, INTERRUPTED)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return code
+
+
+def exit_on_signal() -> None:
+    """End in order also before `on_signal` takes over, so that nothing temporary stays behind."""
+
+    def leave(*_: object) -> NoReturn:
+        sys.exit(0)
+
+    for number in (signal.SIGINT, *_ending()):
+        signal.signal(number, leave)
+
+
+def _ending() -> tuple[signal.Signals, ...]:
+    """Return the signals, besides SIGINT, that end the process; nohup ignores SIGHUP on purpose."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return (signal.SIGTERM,)
+    return (signal.SIGTERM, signal.SIGHUP)
+
+
+def _uvicorn_config(
+    app: App, settings: Settings, http: type[Connection] = Connection
+) -> uvicorn.Config:
+    context = None
+    if settings.tls_cert and settings.tls_key:
+        context = server_context(settings.tls_cert, settings.tls_key)
     return uvicorn.Config(
         app.asgi,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
+        ssl_context_factory=(lambda *_: context) if context else None,
+        http=http,
         log_config=None,
         access_log=False,
+        backlog=64,  # asyncio accepts as many at once, before any of them can be ended
+        proxy_headers=False,  # anybody may send X-Forwarded-For
         server_header=False,
         ws="none",
         lifespan="on",

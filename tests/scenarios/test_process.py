@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import pty
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +26,7 @@ from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
 from tests.scenarios.rig import ERAS, Caller
+from tests.unit.certificates import certificate
 
 META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -37,6 +41,8 @@ class Service:
 
     process: asyncio.subprocess.Process
     url: str
+    said: str
+    """What it logged before it listened."""
 
     async def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
@@ -65,13 +71,14 @@ async def served(env: dict[str, str]) -> AsyncIterator[Service]:
         sys.executable, "-m", "pvemcp", "serve", env=env, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
-    line = ""
+    said = line = ""
     while "MCP at " not in line:
         line = (await process.stderr.readline()).decode()
-        assert line, f"serve ended with {await process.wait()}"
+        said += line
+        assert line, f"serve ended with {await process.wait()}: {said}"
     draining = asyncio.create_task(_drain(process.stderr))
     try:
-        yield Service(process, line.split("MCP at ")[1].strip())
+        yield Service(process, line.split("MCP at ")[1].strip(), said)
     finally:
         if process.returncode is None:
             process.kill()
@@ -218,3 +225,153 @@ async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:
         assert "12 guests" in await call(session, url, secret, "inventory_find", {})
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
+
+
+async def test_serve_warns_of_a_certificate_that_clients_will_refuse(tmp_path: Path) -> None:
+    async with simulated(make_world("homelab")) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        for days, since, warned in (
+            (-1, -100, "expired on"),
+            (9, 1, "not valid before"),
+            (9, -1, ""),
+        ):
+            cert, key = certificate(tmp_path, days=days, since=since)
+            env |= {"PVEMCP_TLS_CERT": str(cert), "PVEMCP_TLS_KEY": str(key)}
+            async with served(env) as service:
+                assert await service.end(signal.SIGTERM) == 0
+            assert ("WARNING" in service.said) == bool(warned)
+            assert warned in service.said
+
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    },
+}
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
+)
+async def test_a_signal_ends_stdio_while_its_stdin_is_open(
+    tmp_path: Path, how: signal.Signals, code: int, terminal: bool
+) -> None:
+    ours, theirs = pty.openpty() if terminal else reversed(os.pipe())
+    async with simulated(make_world("homelab")) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pvemcp", "stdio"),
+            env=env,
+            stdin=theirs,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        os.close(theirs)
+        assert process.stdout is not None
+        try:
+            os.write(ours, json.dumps(INITIALIZE).encode() + b"\n")
+            assert "serverInfo" in (await process.stdout.readline()).decode()
+            process.send_signal(how)
+            async with asyncio.timeout(10):
+                assert await process.wait() == code
+        finally:
+            os.close(ours)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert names(tmp_path) == ["pvemcp.db"]
+
+
+async def test_stdio_reads_a_regular_file_to_its_end(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    asked.write_text(json.dumps(INITIALIZE))  # without a line end
+    async with simulated(make_world("homelab")) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path / "state")
+        with asked.open() as stdin:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pvemcp", "stdio"),
+                env=env,
+                stdin=stdin,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "serverInfo" in said.decode()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [mask] = [line.split()[1] for line in status if line.startswith("SigIgn")]
+    return bool(int(mask, 16) & 1 << (number - 1))
+
+
+@asynccontextmanager
+async def tried_out(
+    tmp_path: Path, *words: str, before: tuple[str, ...] = ()
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run demo or simulate, which keep their files in `tmp_path`, until it has said everything."""
+    process = await asyncio.create_subprocess_exec(
+        *(*before, sys.executable, "-m", "pvemcp", *words),
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        while b"Ctrl-C ends it" not in (line := await process.stdout.readline()):
+            assert line
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+async def test_nothing_is_left_when_the_terminal_of_a_tryout_is_closed(
+    tmp_path: Path, command: str, how: signal.Signals
+) -> None:
+    async with tried_out(tmp_path, command, "--port", "0") as process:
+        assert names(tmp_path)
+        process.send_signal(how)
+        assert await process.wait() == 0
+    assert names(tmp_path) == []
+
+
+async def test_nohup_keeps_a_tryout_running(tmp_path: Path) -> None:
+    words = ("simulate", "--port", "0")
+    async with tried_out(tmp_path, *words, before=("nohup",)) as process:
+        assert ignores(process.pid, signal.SIGHUP)
+        process.terminate()
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [("demo", "make demo PORT=9090 (pvemcp demo --port 9090)"), ("simulate", "--port")],
+)
+async def test_a_tryout_on_a_busy_port_says_how_to_take_another(
+    tmp_path: Path, command: str, remedy: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pvemcp", command, "--port", str(busy.getsockname()[1])),
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 2
+    assert "address already in use" in said.decode()
+    assert remedy in said.decode()
+    assert "PVEMCP_LISTEN" not in said.decode()
+    assert "Traceback" not in said.decode()
+    assert names(tmp_path) == []
