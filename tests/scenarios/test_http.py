@@ -22,6 +22,7 @@ from mcp.client.streamable_http import streamable_http_client
 from pvemcp.access.grants import Grants
 from pvemcp.app import compose
 from pvemcp.call import ApiToken, Effect
+from pvemcp.connections import Connection
 from pvemcp.errors import Misconfigured
 from pvemcp.listener import Running, bind, start
 from pvemcp.settings import Settings
@@ -81,7 +82,7 @@ class Web:
 
 
 @asynccontextmanager
-async def web(**changes: Any) -> AsyncIterator[Web]:
+async def web(http: type[Connection] = Connection, **changes: Any) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
         settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
         settings = replace(settings, **changes)
@@ -91,7 +92,7 @@ async def web(**changes: Any) -> AsyncIterator[Web]:
         app = compose(
             settings, store=r.store, grants=grants, pve=r.pve, default=ApiToken(*r.world.token())
         )
-        async with start(app, settings) as running:
+        async with start(app, settings, http) as running:
             yield Web(r, grants, now, running, running.url, secret)
 
 
@@ -155,6 +156,43 @@ async def test_wrong_secrets_are_limited_and_say_when_to_try_again() -> None:
         status, headers, _ = await w.post(wrong)
         assert status == 429
         assert int(headers["Retry-After"]) > 0
+
+
+async def test_an_address_in_a_header_is_not_believed() -> None:
+    async with web() as w:
+        wrong = {"Authorization": "Bearer pvemcp_" + "x" * 43}
+        statuses = [
+            (await w.post({**wrong, "X-Forwarded-For": f"192.0.2.{n}", "Forwarded": f"for={n}"}))[0]
+            for n in range(11)
+        ]
+        assert statuses == [401] * 10 + [429]
+
+
+class Hasty(Connection):
+    patience = 0.2
+    most = 5
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n"])
+async def test_a_request_that_does_not_come_ends_its_connection(begun: bytes) -> None:
+    async with web(Hasty) as w:
+        host, port = w.url.removeprefix("http://").removesuffix("/mcp").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(begun)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_idle_connections_do_not_keep_others_out() -> None:
+    class Patient(Hasty):
+        patience = 3600.0
+
+    async with web(Patient) as w, contextlib.AsyncExitStack() as stack:
+        host, port = w.url.removeprefix("http://").removesuffix("/mcp").split(":")
+        for _ in range(50):
+            _, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+        assert (await w.post())[0] == 200
 
 
 @pytest.mark.parametrize(

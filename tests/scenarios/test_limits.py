@@ -9,7 +9,6 @@ import pytest
 
 from tests.scenarios.rig import ToolFault, rig
 
-
 HASTY = 5.0
 """Seconds; unbounded, these would take minutes."""
 
@@ -38,6 +37,16 @@ async def test_no_field_list_is_endless() -> None:
     async with rig() as r, r.client() as client:
         with pytest.raises(ToolFault, match="at most"):
             await client.call("inventory_find", fields=["vmid"] * 201)
+
+
+async def test_an_answer_in_json_that_must_be_cut_is_still_json() -> None:
+    async with rig() as r, r.client() as client:
+        vmid = min(r.world.guests)
+        r.world.guests[vmid].config["description"] = 'say "hello"\n' * 5000
+        path = f"/nodes/pve1/qemu/{vmid}/config"
+        got = await client.data("api_read", path=path)
+        assert "narrow it with fields" in got["note"]
+        assert got["cut"].startswith("{")
 
 
 HOSTILE = "\x1b[2J\x07\u202eevil\u2066\ufeff\U000e0041"

@@ -15,7 +15,7 @@ from pvemcp.pve.effects import why
 from pvemcp.pve.request import fill, prepare
 from pvemcp.pve.upid import Upid
 from pvemcp.tools.filtered import gaps
-from pvemcp.tools.render import plain, record, to_json, within_budget
+from pvemcp.tools.render import json_within_budget, plain, record, within_budget
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tasks import Wait, finish
 from pvemcp.tools.tool import Format, Started, Where, conditions, tool
@@ -53,10 +53,11 @@ async def api_read(
     if fields and isinstance(data, dict):
         absent = [name for name in fields if name not in data]
         data = {name: data.get(name) for name in fields if name in data or format == "json"}
-    text = to_json(data) if format == "json" else _plain(data)
-    if absent and format == "text":
-        text += f"\nnot set: {', '.join(absent)}"
-    return within_budget(text, rest="narrow it with fields, or with the method's own parameters")
+    rest_hint = "narrow it with fields, or with the method's own parameters"
+    if format == "json":
+        return json_within_budget(data, rest=rest_hint)
+    unset = f"\nnot set: {', '.join(absent)}" if absent else ""
+    return within_budget(f"{_plain(data)}{unset}", rest=rest_hint)
 
 
 def _unfolded(data: Any) -> tuple[Any, dict[str, Any]]:
@@ -149,7 +150,9 @@ async def _write(pve: Pve, method: str, path: str, params: Params, *, wait: floa
     if answer.upid:
         ended = await finish(pve, answer.upid, wait=wait)
         return f"{ended}\n{_AUTOSTART}" if _starts_too(answer.upid, params, ended) else ended
-    done = "done" + (f", {_PENDING}" if _CONFIG.search(path) else "")
+    done = "done" + (
+        f", {_PENDING}" if _CONFIG.search(path) and "revert" not in (params or {}) else ""
+    )
     return within_budget(f"{done}\n{_plain(answer.data)}" if answer.data else done, rest="")
 
 

@@ -13,7 +13,16 @@ from pydantic import Field, WithJsonSchema
 
 from pvemcp.errors import Conflict, Fault, Missing
 from pvemcp.pve.client import Pve
-from pvemcp.tools.render import cell, duration, moment, record, size, table, to_json, within_budget
+from pvemcp.tools.render import (
+    cell,
+    duration,
+    json_within_budget,
+    moment,
+    record,
+    size,
+    table,
+    within_budget,
+)
 from pvemcp.tools.tool import Format, tool
 
 GuestName = Annotated[
@@ -103,7 +112,8 @@ async def guest_get(
         raise got["status"]
     view = {name: _part(value) for name, value in got.items()}
     if format == "json":
-        return to_json({"node": found.node, "type": found.type, "vmid": found.vmid, **view})
+        whole = {"node": found.node, "type": found.type, "vmid": found.vmid, **view}
+        return json_within_budget(whole, rest="ask for fewer parts")
     return within_budget(_text(found, view), rest="ask for fewer parts")
 
 
@@ -155,13 +165,12 @@ def _text(guest: Guest, view: Mapping[str, Any]) -> str:
 
 
 def _status(guest: Guest, status: Mapping[str, Any]) -> str:
-    state = str(status.get("status"))
-    if (qemu := status.get("qmpstatus")) and qemu != state:
+    state = "template" if status.get("template") else str(status.get("status"))
+    if not status.get("template") and (qemu := status.get("qmpstatus", state)) != state:
         state += f" ({qemu})"
     if status.get("uptime"):
         state += f" for {duration(status['uptime'])}"
     flags = [f"{key}: {status[key]}" for key in ("lock", "tags") if status.get(key)]
-    flags += ["template"] if status.get("template") else []
     ha = status.get("ha") or {}
     flags += [f"HA: {ha.get('state', 'managed')}"] if ha.get("managed") else []
     mem, maxmem, disk = (size(status.get(key) or 0) for key in ("mem", "maxmem", "maxdisk"))

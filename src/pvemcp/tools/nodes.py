@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
-from pvemcp.tools.render import duration, size, table, to_json, within_budget
+from pvemcp.tools.render import duration, json_within_budget, size, table, within_budget
 from pvemcp.tools.tool import Format, tool
 
 Part = Literal["guests", "storages", "services", "updates", "certificates", "network", "disks"]
@@ -49,7 +49,9 @@ async def node_get(
     if not status.get("cpu"):
         status = {**status, "cpu": await _cpu(pve, node)}
     if format == "json":
-        return to_json({"node": node, "status": status, **view})
+        return json_within_budget(
+            {"node": node, "status": status, **view}, rest="ask for fewer parts"
+        )
     lines = [_status(node, status)]
     lines += [_write(part, rows) for part, rows in view.items()]
     return within_budget("\n".join(lines), rest="ask for fewer parts")

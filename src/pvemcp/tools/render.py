@@ -113,6 +113,16 @@ def to_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
+def json_within_budget(value: Any, *, rest: str) -> str:
+    """Write JSON; when it is over the budget, its beginning as a text inside JSON that parses."""
+    text = to_json(value)
+    if len(text) <= BUDGET:
+        return text
+    kept = text[: BUDGET // 2]  # its quotes are written twice as long
+    note = f"{len(kept)} of {len(text)} characters of the answer; {rest}"
+    return to_json({"note": note, "cut": kept})
+
+
 def within_budget(text: str, *, rest: str) -> str:
     """Cut a text at a line when it is over the budget, and say how to get the rest."""
     if len(text) <= BUDGET:

@@ -15,7 +15,7 @@ from pvemcp.errors import Conflict, Invalid
 from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.tasks import NO_ANSWER, TaskEnd, Upid, run_task, task_log
 from pvemcp.tools.guests import GuestName, locate
-from pvemcp.tools.render import duration, moment, to_json, within_budget
+from pvemcp.tools.render import duration, json_within_budget, moment, within_budget
 from pvemcp.tools.rows import Page, write
 from pvemcp.tools.tool import Format, Started, tool
 
@@ -183,7 +183,7 @@ async def task_get(
     status = await pve.get("/nodes/{node}/tasks/{upid}/status", node=parsed.node, upid=upid)
     log = await task_log(pve, upid, tail=log_lines) if log_lines else []
     if format == "json":
-        return to_json({"status": status, "log": log})
+        return json_within_budget({"status": status, "log": log}, rest="ask for fewer log_lines")
     return within_budget(_text(parsed, status, log), rest="ask for fewer log_lines")
 
 
