@@ -25,6 +25,8 @@ class Listing:
     """How one kind is listed: its fields, those shown only where set, and who may see all."""
 
     key: str
+    lead: tuple[str, ...]
+    """What names a row: shown before the fields that a caller chose."""
     fields: tuple[str, ...]
     decisive: tuple[str, ...]
     acl: str
@@ -34,6 +36,7 @@ class Listing:
 LISTINGS: Mapping[Kind, Listing] = {
     "guests": Listing(
         key="vmid",
+        lead=("vmid",),
         fields=("vmid", "type", "name", "node", "status", "cpu", "mem", "maxmem", "tags"),
         decisive=("lock", "hastate", "pool"),
         acl="/vms",
@@ -41,6 +44,7 @@ LISTINGS: Mapping[Kind, Listing] = {
     ),
     "nodes": Listing(
         key="node",
+        lead=("node",),
         fields=("node", "status", "cpu", "maxcpu", "mem", "maxmem", "uptime"),
         decisive=("hastate",),
         acl="/nodes",
@@ -48,13 +52,19 @@ LISTINGS: Mapping[Kind, Listing] = {
     ),
     "storages": Listing(
         key="id",
+        lead=("storage", "node"),
         fields=("storage", "node", "status", "plugintype", "full", "disk", "maxdisk", "content"),
         decisive=("shared",),
         acl="/storage",
         privilege="Datastore.Audit",
     ),
     "pools": Listing(
-        key="poolid", fields=("poolid", "comment"), decisive=(), acl="/pool", privilege="Pool.Audit"
+        key="poolid",
+        lead=("poolid",),
+        fields=("poolid", "comment"),
+        decisive=(),
+        acl="/pool",
+        privilege="Pool.Audit",
     ),
 }
 
@@ -100,7 +110,8 @@ async def inventory_find(
     query = Query(conditions(where), sort, fields or (), limit, cursor)
     page = select(rows, query, key=listing.key, known=(*listing.fields, *listing.decisive))
     blind = await pve.blind(listing.acl, listing.privilege)
-    shown = list(dict.fromkeys([listing.key, *(fields or shown_fields(page.rows, listing))]))
+    chosen = [*listing.lead, *fields] if fields else shown_fields(page.rows, listing)
+    shown = list(dict.fromkeys(chosen))
     notes = [blind] if blind else []
     return write(page, shown, format=format, head=_count(kind, page), notes=notes)
 
