@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pvemcp.errors import Invalid
-from pvemcp.settings import Settings, is_loopback
+from pvemcp.settings import CONFIG_VARIABLE, SYSTEM_CONFIG, Settings, is_loopback
 
 CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode", "json")
 SERVER_NAME = "pvemcp"
@@ -19,6 +21,21 @@ SERVER_NAME = "pvemcp"
 PLACEHOLDER = "SECRET"
 VARIABLE = "MCP_PVE_SECRET"
 """Environment variable of the client's machine; not PVEMCP_…, which pvemcp itself would read."""
+SECRET_VARIABLE = "PVEMCP_PVE_TOKEN_SECRET"  # noqa: S105 - its name
+FILES = (
+    CONFIG_VARIABLE,
+    "PVEMCP_PVE_TOKEN_SECRET_FILE",
+    "PVEMCP_PVE_CA_FILE",
+    "PVEMCP_STATE_DIR",
+)
+TEXTS = (
+    "PVEMCP_PVE_URL",
+    "PVEMCP_PVE_TOKEN_ID",
+    "PVEMCP_PVE_FINGERPRINT",
+    "PVEMCP_PVE_CONCURRENCY",
+    "PVEMCP_LOG_LEVEL",
+)
+"""With FILES, all that `pvemcp stdio` reads from the environment, but the secret."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -55,22 +72,25 @@ def snippet(
     url: str,
     name: str = SERVER_NAME,
     command: tuple[str, ...] = ("pvemcp",),
+    env: Mapping[str, str] | None = None,
     helper: bool = False,
 ) -> Snippet:
     """Return what connects `client`, one of CLIENTS.
 
-    `command` runs pvemcp on this machine (for a client that starts the service itself). With
-    `helper`, Claude Code gets the secret from a script, so that it is in none of its files.
+    `command` runs pvemcp on this machine with the settings in `env` (for a client that starts the
+    service itself). A `url` without a path gets `/mcp`. With `helper`, Claude Code gets the secret
+    from a script, so that it is in none of its files.
     Raises Invalid for a name or URL that no client would take.
     """
     _refuse_bad(url, name)
+    url = _with_path(url)
     match client:
         case "claude-code" if helper:
             made = _claude_code_with_helper(url, name)
         case "claude-code":
             made = _claude_code(url, name)
         case "claude-desktop":
-            return _claude_desktop(url, name, command)
+            return _claude_desktop(url, name, command, env or {})
         case "cursor":
             made = _cursor(url, name)
         case "vscode":
@@ -117,21 +137,28 @@ claude mcp add-json --scope user {name} {before}{folder}/{name}-headers{after}""
     )
 
 
-def _claude_desktop(url: str, name: str, command: tuple[str, ...]) -> Snippet:
+def _claude_desktop(
+    url: str, name: str, command: tuple[str, ...], env: Mapping[str, str]
+) -> Snippet:
     host = urlsplit(url).hostname or ""
     if is_loopback(host):
-        started, arguments = command[0], [*command[1:], "stdio", "--ceiling", "read"]
-        notes = ["Claude Desktop starts pvemcp itself, on this machine, as you."]
+        entry: dict[str, Any] = {
+            "command": command[0],
+            "args": [*command[1:], "stdio", "--ceiling", "read"],
+        }
+        if settings := _environment(env, without=CONFIG_VARIABLE if command[1:] else ""):
+            entry["env"] = settings
+        notes = tuple(_local_notes(settings, env))
     else:
-        started, arguments = "ssh", ["-T", "-o", "BatchMode=yes", f"root@{host}"]
-        arguments += ["pvemcp", "stdio", "--ceiling", "read"]
-        notes = [
+        ssh = ["-T", "-o", "BatchMode=yes", f"root@{host}"]
+        entry = {"command": "ssh", "args": [*ssh, "pvemcp", "stdio", "--ceiling", "read"]}
+        notes = (
             (
                 f"ssh root@{host} must work without a password (a key in the agent), and the host "
                 "key must be known."
             ),
-        ]
-    entry = {"command": started, "args": arguments}
+            f"Over ssh no variable of this shell counts: the settings are {SYSTEM_CONFIG} there.",
+        )
     return Snippet(
         _json({"mcpServers": {name: entry}}),
         (
@@ -147,6 +174,30 @@ def _claude_desktop(url: str, name: str, command: tuple[str, ...]) -> Snippet:
             ),
         ),
     )
+
+
+def _environment(env: Mapping[str, str], *, without: str) -> dict[str, str]:
+    """Return the settings that a shell knows and the client's own processes would not."""
+    given = {name: env[name].strip() for name in (*FILES, *TEXTS) if name in env}
+    return {
+        name: str(Path(value).expanduser().absolute()) if name in FILES else value
+        for name, value in given.items()
+        if value and name != without
+    }
+
+
+def _local_notes(settings: Mapping[str, str], env: Mapping[str, str]) -> Iterator[str]:
+    yield "Claude Desktop starts pvemcp itself, on this machine, as you."
+    if settings:
+        yield (
+            "It does not see this shell's variables, so `env` repeats them; a TOML file, named "
+            "with pvemcp --config FILE connect claude-desktop, would do instead."
+        )
+    if env.get(SECRET_VARIABLE, "").strip():
+        yield (
+            f"{SECRET_VARIABLE} is left out, to keep the secret out of that file: put it into a "
+            "file of mode 0600, and name that in `env` as PVEMCP_PVE_TOKEN_SECRET_FILE."
+        )
 
 
 def _cursor(url: str, name: str) -> Snippet:
@@ -240,6 +291,11 @@ def _refuse_bad(url: str, name: str) -> None:
         usable = False
     if not usable or not url.isprintable() or re.search(r"[\s\"'`$\\@]", url):
         raise Invalid(f"{url!r} is not an MCP URL.", hint="Like https://pve1.example.org:8080/mcp.")
+
+
+def _with_path(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(path="/mcp").geturl() if parts.path in {"", "/"} else url
 
 
 def _json(value: Any) -> str:

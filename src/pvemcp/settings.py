@@ -257,7 +257,10 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
 def _unknown(shown: str, name: str, known: tuple[str, ...]) -> Misconfigured:
     from difflib import get_close_matches  # noqa: PLC0415 - only the message needs it
 
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    # A variable's name in the file, or a variable in lower case, is the right word in wrong dress.
+    bare = name.upper().removeprefix(PREFIX)
+    dressed = [one for one in known if one.upper().removeprefix(PREFIX) == bare]
+    near = dressed or get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
     return Misconfigured(f"Unknown setting {shown}.", hint=hint)
 
@@ -321,6 +324,8 @@ def _refuse_open_file(name: str, path: Path) -> None:
         raise wrong(
             name, f"{path} cannot be read: {exc.strerror}.", "Correct the path or its permissions."
         ) from None
+    if stat.S_ISDIR(mode):
+        raise wrong(name, f"{path} is a folder.", "Name the file in it.")
     if mode & stat.S_IRWXO:
         raise wrong(
             name,
@@ -336,6 +341,8 @@ def _with_files(settings: Settings) -> Settings:
         if path and not os.access(path, os.R_OK):
             problem = "cannot be read" if os.access(path, os.F_OK) else "does not exist"
             raise wrong(name, f"{path} {problem}.", "Correct the path or its permissions.")
+        if path and path.is_dir():
+            raise wrong(name, f"{path} is a folder.", "Name the file in it.")
     if settings.tls_key:
         _refuse_open_file("tls_key", settings.tls_key)
     if not settings.pve_token_secret_file:

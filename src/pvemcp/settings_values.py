@@ -66,10 +66,16 @@ def path(name: str, value: Any) -> Path | None:
 
 
 def folder(name: str, value: Any) -> Path:
-    """Read a path that must not be empty."""
+    """Read the absolute path of a folder, or one that begins with a tilde."""
     found = path(name, value)
     if found is None:
         raise wrong(name, "is empty.", "Name a folder, or leave the setting out.")
+    if not Path(value).expanduser().is_absolute():
+        raise wrong(
+            name,
+            f"{value!r} is relative: it would be another folder in each working directory.",
+            f"Write the whole path, here {found}.",
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,7 +15,9 @@ import pytest
 from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal, Step, Verdict
+from pvemcp.listener import cannot_listen
 from pvemcp.store import Store
+from tests.unit.certificates import certificate
 
 SECRET = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
 
@@ -65,6 +68,62 @@ def test_a_grant_is_made_listed_used_and_revoked(pvemcp: Commands) -> None:
     assert "There are no grants" in pvemcp("grant", "list").stdout
 
 
+def test_a_refused_grant_is_not_stored_and_one_from_the_far_future_is_listed(
+    pvemcp: Commands,
+) -> None:
+    pvemcp("grant", "create", "x", "--ceiling", "read", "--expires", "999999w", answer=2)
+    pvemcp("grant", "create", "ten", "--ceiling", "read", "--expires", "3652d")
+    with Store(pvemcp.state) as store:
+        Grants(store).create("far", Effect.READ, expires=6e11)
+    listed = pvemcp("grant", "list").stdout
+    assert re.search(r"^far +read +in a distant year", listed, re.MULTILINE)
+    assert not re.search(r"^x +read", listed, re.MULTILINE)
+
+
+def test_the_usage_of_connect_names_its_argument_in_one_word(pvemcp: Commands) -> None:
+    assert "[OPTIONS] CLIENT\n" in pvemcp("connect", "--help").stdout
+
+
+def test_doctor_makes_no_state_folder(pvemcp: Commands) -> None:
+    done = pvemcp("doctor", answer=1, PVEMCP_PVE_URL="http://127.0.0.1:1")
+    assert "no database yet" in done.stdout
+    assert "connection refused" in done.stdout
+    assert "Errno" not in done.stdout
+    assert not pvemcp.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("other", "not made for this certificate"),
+        ("locked", "has a password"),
+        ("junk", "no cert"),
+    ],
+)
+def test_serve_refuses_a_certificate_that_it_cannot_use(
+    pvemcp: Commands, tmp_path: Path, kind: str, said: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    cert, key = certificate(tmp_path, days=9, password=b"x" if kind == "locked" else b"")
+    if kind == "other":
+        _, key = certificate(tmp_path / "other", days=9)
+    if kind == "junk":
+        cert.write_text("junk")
+    token = {"PVEMCP_PVE_TOKEN_ID": "a@pve!b", "PVEMCP_PVE_TOKEN_SECRET": "s"}
+    tls = ("--tls-cert", str(cert), "--tls-key", str(key), "--listen", "127.0.0.1:0")
+    assert said in pvemcp("serve", *tls, answer=2, **token).stderr
+
+
+def test_a_port_that_only_root_may_take_and_an_address_of_another_machine_are_explained() -> None:
+    def said(number: int) -> str:
+        fault = cannot_listen("h:443", OSError(number, "x"), other="Take another.")
+        return str(fault)
+
+    assert "CAP_NET_BIND_SERVICE. Take another." in said(errno.EACCES)
+    assert "does not have that address" in said(errno.EADDRNOTAVAIL)
+    assert "Cannot listen on h:443: address already in use." in said(errno.EADDRINUSE)
+
+
 def test_a_grant_with_a_pve_token_of_its_own_takes_the_secret_from_stdin_or_a_file(
     pvemcp: Commands, tmp_path: Path
 ) -> None:
@@ -94,10 +153,13 @@ def test_a_grant_with_a_pve_token_of_its_own_takes_the_secret_from_stdin_or_a_fi
         (("grant", "create", "x", "--ceiling", "root"), "read"),
         (("grant", "create", "x", "--ceiling", "read", "--expires", "soon"), "90d"),
         (("grant", "create", "x", "--ceiling", "read", "--expires", "0d"), "90d"),
+        (("grant", "create", "x", "--ceiling", "read", "--expires", "999999w"), "10 years"),
+        (("grant", "create", "x", "--ceiling", "read", "--expires", "3653d"), "10 years"),
         (("grant", "create", "x", "--ceiling", "read", "--pve-token-id", "root@pam"), "USER@REALM"),
         (("grant", "create", "x", "--ceiling", "read", "--pve-token-id", "a@pve!b"), "empty"),
         (("grant", "create", "x", "--ceiling", "read", "--pve-token-secret-file", "/x"), "needs"),
         (("grant", "revoke", "nobody"), "There are no grants"),
+        (("audit", "--client", "nobody"), "No grant and no recorded call"),
         (("audit", "--since", "yesterday"), "2026-01-31"),
         (("audit", "--limit", "0"), "range"),
         (("connect", "emacs"), "claude-code"),
@@ -162,7 +224,10 @@ def test_the_audit_is_chosen_by_time_client_and_limit(pvemcp: Commands) -> None:
     recorded(pvemcp.state)
     assert "guest_get" not in pvemcp("audit", "--since", "1h").stdout
     assert "guest_get" in pvemcp("audit", "--since", "1970-01-02").stdout
-    assert pvemcp("audit", "--client", "nobody").stdout == ""
+    assert "laptop" in pvemcp("audit", "--client", "latpop", answer=2).stderr
+    assert "guest_get" in pvemcp("audit", "--client", "laptop").stdout
+    pvemcp("grant", "create", "new", "--ceiling", "read")
+    assert "No calls are recorded" in pvemcp("audit", "--client", "new").stderr
     assert len(pvemcp("audit", "--limit", "1", "--json").stdout.splitlines()) == 1
 
 

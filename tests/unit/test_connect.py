@@ -11,9 +11,17 @@ from typing import Any
 
 import pytest
 
-from pvemcp.connect import CLIENTS, claude_code_command, service_url, snippet
+from pvemcp.connect import (
+    CLIENTS,
+    FILES,
+    SECRET_VARIABLE,
+    TEXTS,
+    claude_code_command,
+    service_url,
+    snippet,
+)
 from pvemcp.errors import Invalid
-from pvemcp.settings import Settings
+from pvemcp.settings import CONFIG_VARIABLE, Settings
 
 URL = "https://pve1.example.org:8080/mcp"
 
@@ -72,6 +80,44 @@ def test_claude_desktop_reaches_a_remote_host_through_ssh_and_a_local_one_direct
         "command": "/bin/pvemcp",
         "args": ["--config", "/c", "stdio", "--ceiling", "read"],
     }
+
+
+def test_claude_desktop_gets_the_settings_of_the_shell_but_never_the_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = {
+        "PVEMCP_PVE_URL": "https://pve1:8006",
+        "PVEMCP_PVE_TOKEN_ID": "mcp@pve!claude",
+        "PVEMCP_PVE_TOKEN_SECRET": "123-456",
+        "PVEMCP_PVE_CA_FILE": "ca.pem",
+        "PVEMCP_LISTEN": "127.0.0.1:9",
+        "PVEMCP_CONFIG": "",
+        "HOME": "/root",
+    }
+    made = snippet("claude-desktop", url="http://127.0.0.1:9/mcp", env=shell)
+    assert json.loads(made.text)["mcpServers"]["pvemcp"]["env"] == {
+        "PVEMCP_PVE_URL": "https://pve1:8006",
+        "PVEMCP_PVE_TOKEN_ID": "mcp@pve!claude",
+        "PVEMCP_PVE_CA_FILE": str(tmp_path / "ca.pem"),
+    }
+    notes = " ".join(made.notes)
+    assert "PVEMCP_PVE_TOKEN_SECRET_FILE" in notes
+    assert "123-456" not in made.text + notes
+    remote = snippet("claude-desktop", url=URL, env=shell)
+    assert "env" not in json.loads(remote.text)["mcpServers"]["pvemcp"]
+    assert "/etc/pvemcp/pvemcp.toml" in " ".join(remote.notes)
+
+
+def test_all_that_stdio_reads_from_the_environment_is_passed_on() -> None:
+    of_http = {"LISTEN", "TLS_CERT", "TLS_KEY", "ALLOWED_HOSTS", "BODY_LIMIT"}
+    known = {item.env for item in Settings.describe()} - {f"PVEMCP_{name}" for name in of_http}
+    assert {*FILES, *TEXTS} == known - {SECRET_VARIABLE} | {CONFIG_VARIABLE}
+
+
+@pytest.mark.parametrize("url", ["https://pve1:8080", "https://pve1:8080/"])
+def test_a_url_without_a_path_gets_the_one_of_mcp(url: str) -> None:
+    assert document("json", url)["mcpServers"]["pvemcp"]["url"] == "https://pve1:8080/mcp"
 
 
 def test_vs_code_asks_for_the_secret_and_cursor_takes_it_from_its_environment() -> None:

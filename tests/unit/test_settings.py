@@ -85,6 +85,9 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path: Path) ->
     assert "Did you mean pve_url?" in refused(toml=toml)
     assert "PVEMCP_PVE_FINGERPRINT" in refused({"PVEMCP_PVE_FINGERPRNT": "x"})
     assert "Known are" in refused({"PVEMCP_QQQQQQQQ": "x"})
+    variable = file(tmp_path / "b.toml", 'PVEMCP_LISTEN = "127.0.0.1:1"')
+    assert "Did you mean listen?" in refused(toml=variable)
+    assert "Did you mean PVEMCP_LISTEN?" in refused({"PVEMCP_listen": "x"})
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,21 @@ def test_a_wrong_or_contradictory_setting_is_refused_by_name(
 )
 def test_a_file_with_wrong_types_or_syntax_is_refused(tmp_path: Path, text: str) -> None:
     refused(toml=file(tmp_path / "a.toml", text))
+
+
+def test_a_relative_state_dir_is_refused_with_the_whole_path() -> None:
+    assert str(Path("state").absolute()) in refused({"PVEMCP_STATE_DIR": "state"})
+    assert load({"PVEMCP_STATE_DIR": "~/state"}).state_dir == Path("~/state").expanduser()
+
+
+@pytest.mark.parametrize("name", ["PVE_TOKEN_SECRET_FILE", "PVE_CA_FILE", "TLS_CERT", "TLS_KEY"])
+def test_a_folder_in_the_place_of_a_file_is_called_a_folder(tmp_path: Path, name: str) -> None:
+    pem = str(file(tmp_path / "pem", ""))
+    env = {"PVEMCP_TLS_CERT": pem, "PVEMCP_TLS_KEY": pem, "PVEMCP_PVE_TOKEN_ID": "mcp@pve!l"}
+    if name != "PVE_TOKEN_SECRET_FILE":
+        env["PVEMCP_PVE_TOKEN_SECRET"] = "x"
+    message = refused({**env, f"PVEMCP_{name}": str(tmp_path)})
+    assert f"{name.lower()}: {tmp_path} is a folder" in message
 
 
 def test_an_empty_state_dir_is_refused(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Grants:
         """Delete a grant; its next request is refused. Raises Missing with the nearest names."""
         known = {grant.name: grant for grant in self.list()}
         if name not in known or not self._store.write("DELETE FROM grants WHERE name = ?", (name,)):
-            raise Missing(f"No grant is named {name}.", hint=_nearest(name, sorted(known)))
+            raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
         self._version = -1
         return known[name]
 
@@ -191,7 +191,8 @@ def _refuse_bad_name(name: str) -> None:
         )
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """Return the hint for a name that no grant has."""
     from difflib import get_close_matches  # noqa: PLC0415 - only the message needs it
 
     if near := get_close_matches(name, known, n=3):

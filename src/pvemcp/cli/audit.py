@@ -6,8 +6,10 @@ import json
 
 import click
 
+from pvemcp.access.grants import Grants, nearest
 from pvemcp.audit import Audit, Entry, as_json
 from pvemcp.cli import words
+from pvemcp.errors import Missing
 from pvemcp.store import Store
 
 
@@ -38,6 +40,8 @@ def audit(
 ) -> None:
     """Show recorded calls, the newest last, with the requests to PVE that changed something."""
     with Store(words.settings(context).state_dir) as store:
+        if client is not None:
+            _refuse_unknown(client, store)
         found = Audit(store, None).rows(since, client, limit)
     for entry in found:
         click.echo(as_json(entry) if lines else _text(entry))
@@ -45,6 +49,17 @@ def audit(
         click.echo("No calls are recorded for this choice.", err=True)
     elif len(found) == limit:
         click.echo(f"The newest {limit} are shown; --limit shows more.", err=True)
+
+
+def _refuse_unknown(client: str, store: Store) -> None:
+    """Say that a name is wrong; a revoked grant still has its calls, a new one has none yet."""
+    called = {str(name) for (name,) in store.rows("SELECT DISTINCT client FROM calls")}
+    known = called | {grant.name for grant in Grants(store).list()}
+    if client not in known:
+        raise Missing(
+            f"No grant and no recorded call has the name {client}.",
+            hint=nearest(client, sorted(known)),
+        )
 
 
 def _text(entry: Entry) -> str:

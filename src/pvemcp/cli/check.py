@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from pvemcp import connect as connecting
@@ -35,7 +37,7 @@ def doctor(context: click.Context) -> int:
 
 
 @click.command(short_help="Print what connects a client.")
-@click.argument("client", type=click.Choice(connecting.CLIENTS))
+@click.argument("client", type=click.Choice(connecting.CLIENTS), metavar="CLIENT")
 @click.option("--url", help="MCP URL as the client reaches it, instead of the configured one.")
 @click.option(
     "--name",
@@ -56,13 +58,24 @@ def connect(
     name: str,
     helper: bool,  # noqa: FBT001 - click passes it so
 ) -> None:
-    """Print the exact command or file that connects a client. Notes go to stderr."""
+    """Print the exact command or file that connects a client. Notes go to stderr.
+
+    CLIENT is claude-code, claude-desktop, cursor, vscode or json.
+    """
     if helper and client != "claude-code":
         raise click.UsageError("--helper is for claude-code.")
-    found = url or connecting.service_url(words.settings(context))
+    if client == "claude-desktop" or url is None:
+        settings = words.settings(context)  # refuses what the client would only show in a log
+        url = url or connecting.service_url(settings)
     config = ("--config", str(context.obj.absolute())) if context.obj else ()
-    command = (words.this_program(), *config)
-    made = connecting.snippet(client, url=found, name=name, command=command, helper=helper)
+    made = connecting.snippet(
+        client,
+        url=url,
+        name=name,
+        command=(words.this_program(), *config),
+        env=os.environ,
+        helper=helper,
+    )
     click.echo(made.text)
     for note in made.notes:
         click.echo(f"# {note}", err=True)

@@ -66,6 +66,7 @@ def create(
     """Make a grant and show its secret, once."""
     settings = words.settings(context)
     token = _token(pve_token_id, pve_token_secret_file)
+    url = service_url(settings)
     with Store(settings.state_dir) as store:
         made, secret = Grants(store).create(
             name, Effect.parse(ceiling), expires=expires, token=token
@@ -75,7 +76,7 @@ def create(
     click.echo(f"Grant {name}: ceiling {made.ceiling}, {until}. PVE token: {works_with}.")
     click.echo(f"Kept in {store.path}, which the service must use too.")
     click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
-    click.echo(f"  {claude_code_command(service_url(settings), secret)}\n")
+    click.echo(f"  {claude_code_command(url, secret)}\n")
     click.echo("For other clients: pvemcp connect --help")
 
 

@@ -17,6 +17,8 @@ from pvemcp.settings import Settings
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,6})([smhdw])")
+LONGEST = 10 * 365.25 * 86400
+"""Seconds. A longer life is as good as none, and was more likely mistyped."""
 
 
 def settings(context: click.Context, *, files: bool = False, **overrides: str | None) -> Settings:
@@ -45,6 +47,8 @@ class Duration(click.ParamType[float]):
         found = seconds(str(value))
         if not found:
             self.fail(f"{value!r} is not a duration such as 30m, 12h, 90d or 2w.", param, ctx)
+        if found > LONGEST:
+            self.fail(f"{value!r} is more than 10 years. Leave it out for ever.", param, ctx)
         return found
 
 
@@ -67,10 +71,13 @@ class Moment(click.ParamType[float]):
 
 
 def moment(when: float | None) -> str:
-    """Return the local time for a person, to the second."""
+    """Return the local time for a person, to the second. Never raises."""
     if when is None:
         return "never"
-    return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # beyond the years 1 to 9999
+        return "in a distant year" if when > 0 else "before all time"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
