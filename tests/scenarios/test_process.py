@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
@@ -285,6 +286,35 @@ async def test_a_signal_ends_stdio_while_its_stdin_is_open(
                 process.kill()
                 await process.wait()
     assert names(tmp_path) == ["pvemcp.db"]
+
+
+async def test_a_client_that_reads_no_answers_cannot_keep_stdio_from_ending(
+    tmp_path: Path,
+) -> None:
+    answers, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)  # the list of the tools is longer
+    listed = {"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {"_meta": META}}
+    async with simulated(make_world("homelab")) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pvemcp", "stdio"),
+            env=env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=theirs,
+        )
+        os.close(theirs)
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(listed).encode() + b"\n")
+            assert await asyncio.to_thread(os.read, answers, 1)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert await process.wait() == 0
+        finally:
+            os.close(answers)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_stdio_reads_a_regular_file_to_its_end(tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ async def test_the_listening_address_is_ours_or_somebody_elses(tmp_path: Path) -
         taken = replace(settings, listen=running.url.removeprefix("http://"))
         check = one(await checks(taken), "listen")
     assert not check.ok
+    assert "(address already in use)" in check.message
     assert "ss -ltnp" in check.repair
 
 

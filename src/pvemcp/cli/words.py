@@ -48,7 +48,11 @@ class Duration(click.ParamType[float]):
         if not found:
             self.fail(f"{value!r} is not a duration such as 30m, 12h, 90d or 2w.", param, ctx)
         if found > LONGEST:
-            self.fail(f"{value!r} is more than 10 years. Leave it out for ever.", param, ctx)
+            self.fail(
+                f"{value!r} is more than 10 years: leave it out, for a grant without end.",
+                param,
+                ctx,
+            )
         return found
 
 

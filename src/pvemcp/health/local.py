@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shlex
 import socket
 import ssl
@@ -135,9 +137,14 @@ async def check_listen(settings: Settings, grants: list[Grant]) -> list[Check]:
         with socket.create_server((host, port), family=family):
             return [good("listen", f"{settings.listen} is free: the service is not running")]
     except OSError as error:
-        problem = error.strerror or str(error)
+        number = error.errno or 0
+        # The name of the host could not be found: that error has a numbering of its own.
+        problem = error.strerror or "" if number < 0 else os.strerror(number).lower()
     if await _is_ours(settings):
         return [good("listen", f"{settings.listen} is answered by pvemcp")]
+    if number == errno.EACCES:
+        repair = "Ports below 1024 need root or CAP_NET_BIND_SERVICE. Or set PVEMCP_LISTEN."
+        return [bad("listen", f"{settings.listen} cannot be had ({problem})", repair)]
     return [
         bad(
             "listen",
