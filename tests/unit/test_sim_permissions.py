@@ -84,7 +84,7 @@ async def test_a_token_sees_the_tasks_of_others_only_with_an_audit_right() -> No
     reply = await bob.ask("GET", f"/nodes/pve1/tasks/{upid}/status")
     assert failure(reply) == (403, "Permission check failed (/nodes/pve1, Sys.Audit)")
     world.grant("/nodes", "bob@pve", "PVEAuditor")
-    assert len(await bob.data("GET", "/cluster/tasks")) == 1
+    assert upid in {row["upid"] for row in await bob.data("GET", "/cluster/tasks")}
 
 
 async def test_permissions_show_what_a_token_holds() -> None:

@@ -235,7 +235,7 @@ def _certificates(ask: Ask) -> list[dict[str, Any]]:
             "fingerprint": node_fingerprint("the authority"),
         },
         {
-            **common, "filename": "pve-ssl.pem", "notafter": now + 640 * _DAY,
+            **common, "filename": "pve-ssl.pem", "notafter": now + node.certificate_days * _DAY,
             "subject": f"/OU=PVE Cluster Node/O=Proxmox Virtual Environment/CN={node.name}",
             "san": ["127.0.0.1", "localhost", node.ip, node.name], "public-key-bits": 2048,
             "fingerprint": node_fingerprint(node.name),

@@ -19,6 +19,7 @@ from pvemcp.sim.guests import (
 from pvemcp.sim.qemu_options import MACHINE
 from pvemcp.sim.refusal import TaskFailure
 from pvemcp.sim.tasks import Work
+from pvemcp.sim.volumes import volid
 from pvemcp.sim.world import Guest, GuestType, World
 
 Effect = Callable[[World, Guest], None]
@@ -38,9 +39,10 @@ class Verb:
     ignores_lock: bool = False
 
 
-def _check(guest: Guest, verb: Verb) -> None:
+def _check(world: World, guest: Guest, verb: Verb) -> None:
     if verb.name == "start":
         _check_start(guest)
+        _check_media(world, guest)
     if guest.lock and not verb.ignores_lock:
         raise TaskFailure(lock_text(guest))
     if verb.demand is True and not guest.running:
@@ -53,6 +55,14 @@ def _check_start(guest: Guest) -> None:
     if guest.template:
         what = "vm" if guest.type == "qemu" else "CT"
         raise TaskFailure(f"you can't start a {what} if it's a template")
+
+
+def _check_media(world: World, guest: Guest) -> None:
+    """Refuse a start whose ISO file is gone."""
+    for name in (volid(str(value)) for value in guest.config.values()):
+        storage = world.storages.get(name.partition(":")[0])
+        if storage and ":iso/" in name and name not in {v.volid for v in storage.volumes}:
+            raise TaskFailure(f"volume '{name}' does not exist")
 
 
 def _stop(_world: World, guest: Guest) -> None:
@@ -89,7 +99,7 @@ def _handler(type_: GuestType, verb: Verb) -> Handler:
 
 def _run(world: World, node: str, type_: GuestType, vmid: int, verb: Verb, user: str) -> str:
     def check() -> None:
-        _check(guest_in_task(world, node, type_, vmid), verb)
+        _check(world, guest_in_task(world, node, type_, vmid), verb)
 
     def apply() -> None:
         verb.effect(world, guest_in_task(world, node, type_, vmid))

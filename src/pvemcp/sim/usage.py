@@ -98,7 +98,7 @@ def node_usage(world: World, node: Node) -> dict[str, Any]:
 
 def storage_used(storage: Storage) -> int:
     """Return the used bytes of a storage."""
-    share = 35 + len(storage.storage) * 7 % 40
+    share = storage.filled or 35 + len(storage.storage) * 7 % 40
     return storage.total * share // 100 + sum(volume.size for volume in storage.volumes)
 
 

@@ -37,6 +37,8 @@ class Node:
     disk: int = 96 * GIB
     """Bytes of the root file system."""
     booted: float = 0.0
+    certificate_days: int = 640
+    """Until the certificate of the API ends."""
     services: dict[str, str] = field(default_factory=dict)
     """Service to `running` or `stopped`, where it differs from running."""
 
@@ -129,6 +131,8 @@ class Storage:
     total: int = 500 * GIB
     volumes: list[Volume] = field(default_factory=list)
     disabled: bool = False
+    filled: int = 0
+    """Percent that is used besides `volumes`; 0 stands for a steady made-up share."""
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pvemcp.sim.everyday import cluster_past, homelab_past
 from pvemcp.sim.world import (
     GIB,
     Guest,
@@ -54,6 +55,7 @@ def homelab(world: World) -> None:
         "comment": "every night",
         "prune-backups": {"keep-last": "3"},
     }
+    homelab_past(world)
 
 
 _HOMELAB: tuple[tuple[GuestType, str, Mapping[str, Any]], ...] = (
@@ -179,17 +181,6 @@ def _volumes(world: World) -> None:
             now - 50 * DAY, "tzst",
         ),
     ]  # fmt: skip
-    for vmid in (100, 101, 102):
-        guest = world.guests[vmid]
-        ending = "vma.zst" if guest.type == "qemu" else "tar.zst"
-        for day in (1, 2, 3):
-            stamp = f"2026_01_{day:02}-02_30_00"
-            volid = f"nas:backup/vzdump-{guest.type}-{vmid}-{stamp}.{ending}"
-            world.storages["nas"].volumes.append(
-                Volume(
-                    volid, "backup", vmid * 10_000_000, now - day * DAY, ending, vmid, guest.name
-                )
-            )
 
 
 def _accounts(world: World) -> None:
@@ -210,6 +201,7 @@ def cluster(world: World) -> None:
         world.ha[f"vm:{vmid}"] = HaResource(f"vm:{vmid}", comment=f"service {n}")
         world.guests[vmid].running = True
     _accounts(world)
+    cluster_past(world)
 
 
 def large(world: World) -> None:
