@@ -68,6 +68,11 @@ REAL_ONLY = {
     "replication jobs": "GET /cluster/replication",
     "add a storage": "POST /storage",
     "usb devices": f"GET {NODE}/hardware/usb",
+    "gpu passthrough": f"GET {NODE}/hardware/pci",
+    "two factor of a user": "GET /access/tfa",
+    "console of a vm": f"POST {VM}/vncproxy",
+    "shutdown all guests on a node": f"POST {NODE}/stopall",
+    "disable user": "PUT /access/users/{userid}",
     "set node dns": f"PUT {NODE}/dns",
     "download iso from url": f"POST {STORE}/download-url",
 }

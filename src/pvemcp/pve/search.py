@@ -62,6 +62,7 @@ privilege: role permission
 power: status
 poweroff: stop
 halt: shutdown
+shutdown: stopall
 reboot: status
 restart: reboot
 off: stop shutdown
@@ -101,7 +102,6 @@ bigger: resize
 extend: resize
 bridge: network
 nic: network config
-vlan: network sdn
 port: rule
 settings: config options
 setting: config options
@@ -111,6 +111,21 @@ cpu: config rrddata
 memory: config rrddata
 ram: config memory
 rename: config
+gpu: pci
+passthrough: pci usb
+2fa: tfa
+mfa: tfa
+factor: tfa
+totp: tfa
+console: vncproxy termproxy spiceproxy
+vnc: vncproxy
+email: notification
+mail: notification
+alert: notification
+failed: task
+wear: smart
+influx: metric
+vlan: network
 """
 """What people say, and what PVE calls it."""
 
@@ -118,7 +133,7 @@ _HINTS = """
 create add new make: POST PUT
 delete remove destroy purge: DELETE
 list show get read see view which what who: GET
-set change modify edit rename: PUT POST
+set change modify edit rename enable disable: PUT POST
 start stop shutdown reboot migrate move clone copy restore open allow: POST
 """
 """Words that tell which verbs are meant."""
