@@ -13,7 +13,7 @@ from tests.unit.certificates import certificate
 
 
 @pytest.mark.parametrize("days", [-50, 90, 36500])
-def test_the_validity_is_read_before_and_after_the_year_2050(tmp_path: Path, days: int) -> None:
+def test_the_validity_of_a_certificate_is_read(tmp_path: Path, days: int) -> None:
     cert, _ = certificate(tmp_path, days=days)
     start, end = validity(own_certificate(cert))
     now = datetime.now(UTC)
@@ -49,5 +49,5 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_what_is_no_certificate_has_no_validity() -> None:
-    with pytest.raises(ValueError, match="validity"):
+    with pytest.raises(ValueError, match="asn1"):
         validity(b"junk")
