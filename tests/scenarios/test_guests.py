@@ -44,6 +44,18 @@ async def test_a_guest_is_found_by_its_name_in_any_case() -> None:
         assert f"qemu/{vmid}" in await client.call("guest_get", guest=name.upper(), parts=[])
 
 
+async def test_a_guest_that_was_just_made_is_found_by_its_name_and_listed_with_its_state() -> None:
+    async with rig() as r, r.client() as client:
+        template = next(g.vmid for g in r.world.guests.values() if g.template and g.type == "qemu")
+        r.world.faults.unsampled.add(190)
+        path = f"/nodes/pve1/qemu/{template}/clone"
+        params = {"newid": 190, "name": "fresh"}
+        await client.call("api_change", method="POST", path=path, params=params)
+        assert "qemu/190 fresh" in await client.call("guest_get", guest="fresh", parts=[])
+        rows = await client.data("inventory_find", where="name=fresh")
+        assert [(row["vmid"], row["status"]) for row in rows["items"]] == [(190, "stopped")]
+
+
 async def test_a_name_of_two_guests_is_refused_with_both() -> None:
     async with rig() as r, r.client() as client:
         first, second = sorted(r.world.guests)[:2]

@@ -21,6 +21,9 @@ class Faults:
     """Nodes without a route: 595 for what they would answer."""
     pvedaemon_down: bool = False
     """595 for protected methods of the node that was asked; others still work."""
+    unsampled: set[int] = field(default_factory=set)
+    """Guests that pvestatd has not seen yet: up to 10 s after one is made, /cluster/resources has
+    neither its name nor its state (seen on PVE 9.1)."""
     quorum_lost: bool = False
     """Writes to the configuration fail."""
     refuse_after_write: int = 0

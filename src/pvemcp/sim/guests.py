@@ -154,7 +154,7 @@ def resource_row(world: World, guest: Guest, *, pool: str = "") -> dict[str, Any
     }
     if pool:
         row["pool"] = pool
-    if world.online(guest.node):
+    if world.online(guest.node) and guest.vmid not in world.faults.unsampled:
         row |= _measured(world, guest)
     else:
         row["status"] = "unknown"

@@ -30,6 +30,8 @@ GuestName = Annotated[
 ]
 """A guest as a caller names it; a bare number is taken too."""
 Part = Literal["config", "snapshots", "addresses"]
+MOST_PLACES = 8
+"""Lists of nodes that are read to complete rows of new guests."""
 _VMID = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -53,16 +55,42 @@ class Guest:
         return f"{self.type}/{self.vmid} {self.name}".rstrip()
 
 
+async def guest_rows(pve: Pve) -> list[Mapping[str, Any]]:
+    """Return all guests, as pvestatd last saw them: up to 10 s ago.
+
+    A guest that was made since has neither name nor state in /cluster/resources (seen on PVE
+    9.1); those of nodes that are online are looked up in the node's own list.
+    """
+    rows: list[Mapping[str, Any]] = list(await pve.resources("vm"))
+    new = {(row["node"], row["type"]) for row in rows if "name" not in row}
+    if not new:
+        return rows
+    online = {row["node"] for row in await pve.resources("node") if row.get("status") == "online"}
+    places = sorted(place for place in new if place[0] in online)[:MOST_PLACES]
+    lists = await asyncio.gather(*(_listed(pve, node, kind) for node, kind in places))
+    seen = {int(row["vmid"]): row for listed in lists for row in listed}
+    return [row if "name" in row else {**row, **seen.get(row["vmid"], {})} for row in rows]
+
+
+async def _listed(pve: Pve, node: str, kind: str) -> list[Mapping[str, Any]]:
+    try:
+        return list(await pve.get(f"/nodes/{node}/{kind}"))
+    except Fault:
+        return []
+
+
 async def locate(pve: Pve, guest: int | str) -> Guest:
     """Find a guest by vmid or by a name that only one guest has.
 
     Raises Missing with the nearest names, or Conflict with the candidates of a shared name.
     """
-    rows = await pve.resources("vm")
+    rows: Sequence[Mapping[str, Any]] = await pve.resources("vm")
     wanted = str(guest).strip()
     vmid = int(wanted) if _VMID.fullmatch(wanted) else 0
     found = [row for row in rows if row.get("vmid") == vmid]
-    found = found or [row for row in rows if str(row.get("name", "")).lower() == wanted.lower()]
+    if not found:
+        rows = await guest_rows(pve)
+        found = [row for row in rows if str(row.get("name", "")).lower() == wanted.lower()]
     if not found:
         raise await _missing(pve, wanted, rows)
     guests = [_guest(row) for row in found]

@@ -13,6 +13,7 @@ from pydantic import Field
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
 from pvemcp.tools.conditions import Row
+from pvemcp.tools.guests import guest_rows
 from pvemcp.tools.render import duration, size, table, to_json
 from pvemcp.tools.rows import Page, Query, select, write
 from pvemcp.tools.tool import Format, Where, conditions, tool
@@ -73,7 +74,7 @@ async def rows_of(pve: Pve, kind: Kind) -> Sequence[Row]:
     """Fetch all rows of one kind with one request."""
     match kind:
         case "guests":
-            return [_state(row) for row in await pve.resources("vm")]
+            return [_state(row) for row in await guest_rows(pve)]
         case "nodes":
             return await pve.resources("node")
         case "storages":
