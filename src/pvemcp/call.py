@@ -97,7 +97,7 @@ class Call:
     clock: float = field(default_factory=time.perf_counter, repr=False)
     steps: list[Step] = field(default_factory=list)
     outcome: str = "open"
-    """`open`, `ok`, `cancelled`, `internal` or the code of a Fault."""
+    """`open`, `ok`, `cancelled` or the code of a Fault."""
     error: str = ""
     ms: float = 0.0
 

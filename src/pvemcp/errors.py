@@ -102,3 +102,9 @@ class Misconfigured(Fault):
     """A setting is unknown, missing, contradictory or unsafe."""
 
     code = "misconfigured"
+
+
+class Internal(Fault):
+    """A defect of this service: the journal has it, under the id of the call."""
+
+    code = "internal"

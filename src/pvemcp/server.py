@@ -8,10 +8,11 @@ once; the audit has it before the client has its answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +37,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pvemcp import __version__
 from pvemcp.audit import Audit, redact
 from pvemcp.call import Call, Effect, Principal, Progress
-from pvemcp.errors import Denied, Fault
+from pvemcp.errors import Denied, Fault, Internal
 from pvemcp.pve.client import PveClient
 from pvemcp.pve.tasks import Upid, peek
 from pvemcp.tools.registry import BY_NAME, listing
@@ -152,24 +153,38 @@ async def _use(
 async def _run(
     service: Service, call: Call, work: Callable[[], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """Do the work of a call; close and record it whatever happens."""
+    """Do the work of a tool call; a Fault is its answer."""
     try:
-        result = await work()
-        call.close("ok")
+        with _recorded(service, call):
+            result = await work()
+            call.close("ok")
+            return result
+    except Fault as fault:
+        return _text(f"{fault.code}: {fault}", error=True)
+
+
+@contextlib.contextmanager
+def _recorded(service: Service, call: Call) -> Iterator[None]:
+    """Close a call that fails, and record one that is closed, whatever happens.
+
+    Raises nothing but Faults, and the cancellation of a client that went away.
+    """
+    try:
+        yield
     except Fault as fault:
         call.close(fault.code, str(fault))
-        result = _text(f"{fault.code}: {fault}", error=True)
+        raise
     except asyncio.CancelledError:
         call.close("cancelled", "the client went away, or the service stopped")
         raise
     except Exception:
         logger.exception("call %s: %s failed", call.id, call.tool)
-        call.close("internal", "see the journal")
-        text = f"internal: {call.tool} failed; the service's journal has it as call {call.id}"
-        result = _text(text, error=True)
+        call.close(Internal.code, "see the journal")
+        text = f"{call.tool} failed; the service's journal has it as call {call.id}"
+        raise Internal(text) from None
     finally:
-        service.audit.record(call)
-    return result
+        if call.outcome != "open":  # a look at a running task is no news
+            service.audit.record(call)
 
 
 def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) -> Call:
@@ -255,21 +270,11 @@ def _task_method(
             )
         call = _open(service, ctx, ctx.method, {"taskId": params.task_id[:256]})
         try:
-            return await handler(service, call, Upid.parse(params.task_id))
+            with _recorded(service, call):
+                return await handler(service, call, Upid.parse(params.task_id))
         except Fault as fault:
-            call.close(fault.code, str(fault))
-            raise MCPError(INVALID_PARAMS, _clean(str(fault))) from None
-        except asyncio.CancelledError:
-            call.close("cancelled", "the client went away, or the service stopped")
-            raise
-        except Exception:
-            logger.exception("call %s: %s failed", call.id, call.tool)
-            call.close("internal", "see the journal")
-            text = f"{call.tool} failed; the service's journal has it as call {call.id}"
-            raise MCPError(INTERNAL_ERROR, text) from None
-        finally:
-            if call.outcome != "open":  # a look at a running task is no news
-                service.audit.record(call)
+            code = INTERNAL_ERROR if isinstance(fault, Internal) else INVALID_PARAMS
+            raise MCPError(code, _clean(str(fault))) from None
 
     return serve
 

@@ -78,7 +78,7 @@ def refreshed(world: World, *, days: int) -> Iterator[Event]:
     for name in (name for name, node in world.nodes.items() if node.online):
         for day in range(days):
             broken = day == 1 and name == last
-            log = "Err:1 http://deb.debian.org/debian trixie InRelease" if broken else "Reading"
+            log = "Err:1 http://mirror.example.org/debian trixie InRelease" if broken else "Reading"
             status = "command 'apt-get update' failed: exit code 100" if broken else "OK"
             past = Past(name, "aptupdate", "", "root@pam", 6, (log,), status)
             yield _task(world, past, at=last_night(world) + 2 * HOUR - (day + 1) * DAY)

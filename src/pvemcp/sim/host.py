@@ -157,7 +157,7 @@ def _versions(_ask: Ask) -> list[dict[str, str]]:
 
 
 def _refresh(ask: Ask) -> str:
-    lines = ("starting apt-get update", "Hit:1 http://deb.debian.org/debian trixie InRelease")
+    lines = ("starting apt-get update", "Hit:1 http://mirror.example.org/debian trixie InRelease")
     return ask.world.tasks.start(
         ask.node, "aptupdate", id="", user=ask.who.id, work=Work(lines=lines, seconds=4)
     )
