@@ -27,13 +27,14 @@ from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
-from pvemcp.connect import claude_code_command, service_url
+from pvemcp.connect import claude_code_command
 from pvemcp.errors import Unavailable
 from pvemcp.listener import (
     App,
     bind,
     cannot_listen,
     exit_on_signal,
+    mcp_url,
     on_signal,
     run_http,
     until_signal,
@@ -141,11 +142,6 @@ async def _load(pve: PveClient) -> None:
         await pve.description()
     except Unavailable as fault:
         logger.warning("no API description yet: %s", fault)
-
-
-def mcp_url(settings: Settings, bound: socket.socket) -> str:
-    """Return the URL of the service, with the port that it really has."""
-    return service_url(settings, bound.getsockname()[1])
 
 
 def _log_to_stderr(settings: Settings) -> None:

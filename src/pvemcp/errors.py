@@ -88,16 +88,6 @@ class TaskFailed(Fault):
     code = "task_failed"
 
 
-class Limited(Fault):
-    """A limit of this service was reached. `retry_after` is in seconds."""
-
-    code = "limited"
-
-    def __init__(self, message: str, *, hint: str = "", retry_after: float = 1.0) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after = retry_after
-
-
 class Misconfigured(Fault):
     """A setting is unknown, missing, contradictory or unsafe."""
 

@@ -18,6 +18,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp
 
+from pvemcp.connect import service_url
 from pvemcp.connections import Connection
 from pvemcp.errors import Misconfigured
 from pvemcp.settings import Settings
@@ -118,7 +119,7 @@ async def start(
         server = _Uvicorn(_uvicorn_config(app, settings, http), app.listen)
         task = asyncio.create_task(server.serve([bound]))
         await server.ready.wait()
-        running = Running(local_url(settings, bound), server, task)
+        running = Running(mcp_url(settings, bound), server, task)
         try:
             yield running
         finally:
@@ -203,8 +204,6 @@ def _uvicorn_config(
     )
 
 
-def local_url(settings: Settings, bound: socket.socket) -> str:
-    """Return the URL of MCP at the address that the socket is bound to."""
-    host, port = settings.address[0], bound.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}/mcp"
+def mcp_url(settings: Settings, bound: socket.socket) -> str:
+    """Return the URL of the service, with the port that it really has."""
+    return service_url(settings, bound.getsockname()[1])

@@ -59,7 +59,7 @@ async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
                 fixtures.install(app.server)
             if admit:
                 app = dataclasses.replace(app, asgi=Admitted(app.asgi, secret))
-            ready = {"url": product.mcp_url(settings, bound), "token": secret}
+            ready = {"url": listener.mcp_url(settings, bound), "token": secret}
             print(json.dumps(ready), flush=True)  # noqa: T201 - the answer to the parent
             await listener.run_http(app, settings, bound)
 

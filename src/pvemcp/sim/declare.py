@@ -160,9 +160,6 @@ def index(*fields: str) -> Mapping[str, Any]:
 VMID_LIMITS: Mapping[str, Any] = {"minimum": 100, "maximum": 999999999, "format": "pve-vmid"}
 NODE = text("node", "Name of the node.", optional=False, format="pve-node")
 VMID = whole("vmid", "Id of the guest.", optional=False, **VMID_LIMITS)
-DIGEST = text(
-    "digest", "Refuse the change unless the configuration still has this digest.", max_length=64
-)
 STORAGE = text("storage", "Name of the storage.", optional=False, format="pve-storage-id")
 SNAPNAME = text(
     "snapname", "Name of the snapshot.", optional=False, format="pve-configid", max_length=40

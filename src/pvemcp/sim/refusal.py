@@ -40,12 +40,6 @@ class TaskFailure(Exception):  # noqa: N818
     """A task ends with this text as its exit status."""
 
 
-def invalid(**errors: str) -> Refusal:
-    """Return the 400 of a parameter check: the texts by parameter (`_` stands for `-`)."""
-    named = {name.replace("_", "-"): text for name, text in errors.items()}
-    return rejected(named)
-
-
 def rejected(errors: Mapping[str, str]) -> Refusal:
     """Return the 400 of a parameter check: the texts by parameter."""
     return Refusal(400, "Parameter verification failed.", errors=errors)

@@ -20,7 +20,7 @@ _CONDITION = re.compile(r"([\w.-]+)\s*(>=|<=|==|!=|!~|=|~|>|<)\s*(.*)", re.DOTAL
 _WORD = re.compile(r"[^\s=<>!~:|()'\"]+")
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(?:([kmgtp])(?:i?b)?|(%)|b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LIST = re.compile(r"[;,]")
 _SEPARATOR = re.compile(r"[;, ]")
 _TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
@@ -89,7 +89,7 @@ class Condition:
         """Return what is compared of a row, and the bound."""
         name = self.name
         if name == "uptime" and (time := _DURATION.fullmatch(self.wanted)):
-            return lambda row: number(row.get(name)), float(time[1]) * _SECONDS[time[2]]
+            return lambda row: number(row.get(name)), float(time[1]) * SECONDS[time[2]]
         matched = _QUANTITY.fullmatch(self.wanted)
         if matched is None:
             raise Invalid(f"{self.wanted[:60]!r} in where is not a number", hint=_HINT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pydantic import Field, WithJsonSchema
 
 from pvemcp.errors import Conflict, Fault, Missing
 from pvemcp.pve.client import Pve
+from pvemcp.pve.nearest import nearest
 from pvemcp.tools.render import (
     cell,
     duration,
@@ -109,7 +109,7 @@ def _guest(row: Mapping[str, Any]) -> Guest:
 
 async def _missing(pve: Pve, wanted: str, rows: Sequence[Mapping[str, Any]]) -> Missing:
     names = [str(row[key]) for row in rows for key in ("name", "vmid") if row.get(key)]
-    near = difflib.get_close_matches(wanted, names, 3)
+    near = nearest(wanted, names, limit=3)
     hint = f"Nearest: {', '.join(near)}." if near else "List guests with inventory_find."
     blind = await pve.blind("/vms", "VM.Audit")
     return Missing(f"no guest {wanted}", hint=f"{hint} {blind}".rstrip())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -14,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from pvemcp.errors import Invalid
+from pvemcp.pve.nearest import nearest_hint
 from pvemcp.tools.conditions import Condition, Row, number
 from pvemcp.tools.render import BUDGET, Cell, cell, plain, table, to_json, within_budget
 from pvemcp.tools.tool import Format
@@ -148,9 +148,8 @@ class _Names:
         if not self.rows or name in self.extra or any(name in row for row in self.rows):
             return name
         every = set(self.extra).union(*self.rows)
-        near = difflib.get_close_matches(name, every, 1)
-        guess = f"; did you mean {near[0]}?" if near else ""
-        raise Invalid(f"no field {name}{guess}", hint=f"Fields: {', '.join(sorted(every))}.")
+        guess = nearest_hint(name, every)
+        raise Invalid(f"no field {name[:80]}{guess}", hint=f"Fields: {', '.join(sorted(every))}.")
 
 
 def _sort(rows: list[Row], name: str, *, descending: bool = False) -> list[Row]:

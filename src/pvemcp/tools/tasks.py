@@ -14,6 +14,7 @@ from pvemcp.call import Effect
 from pvemcp.errors import Conflict, Invalid
 from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.tasks import NO_ANSWER, TaskEnd, Upid, run_task, task_log
+from pvemcp.tools.conditions import SECONDS
 from pvemcp.tools.guests import GuestName, locate
 from pvemcp.tools.render import duration, json_within_budget, moment, within_budget
 from pvemcp.tools.rows import Page, write
@@ -161,11 +162,10 @@ def _after(since: str) -> int:
 
 
 def _age(text: str) -> int:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
     number, unit = text[:-1], text[-1:]
-    if unit not in units or not re.fullmatch(r"[0-9]{1,6}", number):
+    if unit not in SECONDS or not re.fullmatch(r"[0-9]{1,6}", number):
         raise Invalid(f"since={text!r} is not an age", hint="Write 90m, 24h, 7d or 2026-11-30.")
-    return int(number) * units[unit]
+    return int(number) * SECONDS[unit]
 
 
 @tool(always=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic import (
 
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
+from pvemcp.pve.nearest import nearest_hint
 
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""
@@ -94,8 +94,7 @@ def _explain(name: str, kind: str, message: str, known: list[str]) -> str:
         return "is required"
     if kind != "extra_forbidden":
         return message[0].lower() + message[1:]
-    near = difflib.get_close_matches(name, known, 1)
-    return "unknown argument" + (f"; did you mean {near[0]}?" if near else "")
+    return f"unknown argument{nearest_hint(name, known)}"
 
 
 def tool(
