@@ -4,13 +4,17 @@ WORLD ?= homelab
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: demo test check format bench conformance lock clean
+.PHONY: demo test test-host check format bench conformance lock clean
 
 demo: .venv/.runtime
 	@$(BIN)/pvemcp demo --world $(WORLD) --port $(PORT)
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+# On Debian machines that it boots with systemd-nspawn: needs root, and says what else is missing.
+test-host: .venv/.dev
+	@PVEMCP_TEST_HOST=1 $(BIN)/python -m pytest tests/host $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

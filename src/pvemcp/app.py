@@ -23,12 +23,16 @@ from starlette.responses import JSONResponse, Response
 
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
+from pvemcp.access.hangup import Hangup
+from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.connect import claude_code_command
 from pvemcp.errors import Unavailable
+from pvemcp.host.executor import Executor
+from pvemcp.host.runner import Runner
 from pvemcp.listener import (
     App,
     bind,
@@ -39,7 +43,9 @@ from pvemcp.listener import (
     run_http,
     until_signal,
 )
+from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.pve.client import PveClient
+from pvemcp.running import runner
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen, require_token
 from pvemcp.stdin import lines
@@ -87,13 +93,18 @@ def compose(
     pve: PveClient,
     default: ApiToken,
     journal: TextIO | None = None,
+    executor: Executor | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
     `default` is the PVE token of grants that carry none of their own; `journal` gets a JSON line
-    of every call.
+    of every call; `executor` runs commands, instead of what the settings ask for.
     """
-    service = Service(pve, Audit(store, journal), _principal_of_request)
+    secrets = held(store, default.secret)
+    _mask_log(secrets)
+    audit = Audit(store, journal, secrets.known)
+    host = runner(settings, pve, lambda: Masker(secrets), executor)
+    service = Service(pve, host, audit, _principal_of_request, secrets.answer)
     server, listen = build(service)
     mcp = server.streamable_http_app(
         streamable_http_path="/mcp",
@@ -103,8 +114,8 @@ def compose(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     mcp.add_exception_handler(404, _not_found)
-    _warm_up(mcp, pve)
-    guarded = BearerAuth(mcp, grants.authenticate, default_token=default)
+    _live_with(mcp, pve, host)
+    guarded = BearerAuth(Hangup(mcp), grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)
 
@@ -121,8 +132,8 @@ async def _not_found(request: Request, _: Exception) -> Response:
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
 
 
-def _warm_up(mcp: Starlette, pve: PveClient) -> None:
-    """Load the API description in the background, and close the client's pool at the end."""
+def _live_with(mcp: Starlette, pve: PveClient, host: Runner) -> None:
+    """Load the API description in the background; close shells and connections at the end."""
     inner = mcp.router.lifespan_context
 
     @contextlib.asynccontextmanager
@@ -133,6 +144,7 @@ def _warm_up(mcp: Starlette, pve: PveClient) -> None:
                 yield state
             finally:
                 loading.cancel()
+                await host.close()
 
     mcp.router.lifespan_context = lifespan
 
@@ -151,6 +163,13 @@ def _log_to_stderr(settings: Settings) -> None:
         format="%(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("mcp").setLevel("WARNING")
+
+
+def _mask_log(secrets: Secrets) -> None:
+    for handler in logging.getLogger().handlers:
+        for old in [one for one in handler.filters if isinstance(one, LogMask)]:
+            handler.removeFilter(old)
+        handler.addFilter(LogMask(secrets.mask))
 
 
 def _settle() -> None:
@@ -221,14 +240,19 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
 
     async def run(store: Store) -> None:
         async with pve_client(settings) as pve:
-            server, listen = build(Service(pve, Audit(store, sys.stderr), lambda _: principal))
+            audit = Audit(store, sys.stderr, secrets.known)
+            host = runner(settings, pve, lambda: Masker(secrets))
+            server, listen = build(Service(pve, host, audit, lambda _: principal, secrets.answer))
             # It only iterates over the lines; its own reader cannot be cancelled.
             stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
             async with stdio_server(stdin=stdin) as (reader, writer):
                 await server.run(reader, writer, server.create_initialization_options())
             listen.close()
+            await host.close()
 
     with Store(settings.state_dir) as store:
+        secrets = held(store, principal.token.secret)
+        _mask_log(secrets)
         return asyncio.run(until_signal(run(store)))
 
 

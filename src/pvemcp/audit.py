@@ -21,10 +21,10 @@ from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
 from pvemcp.errors import Fault, Unavailable
-from pvemcp.redaction import redact, redact_text
+from pvemcp.redaction import Known, redact, redact_text
 from pvemcp.store import Store
 
-__all__ = ["Audit", "Entry", "as_json", "redact"]
+__all__ = ["Audit", "Entry", "as_json"]
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,20 @@ class Entry:
 
 
 class Audit:
-    """Writes calls down. `journal` gets one JSON line a call (None: no lines)."""
+    """Writes calls down. `journal` gets one JSON line a call (None: no lines).
 
-    def __init__(self, store: Store, journal: TextIO | None) -> None:
+    `known` masks the values that are known to be secret; the default knows none.
+    """
+
+    def __init__(self, store: Store, journal: TextIO | None, known: Known = str) -> None:
         self._store = store
+        self._known = known
         self._journal = journal
         self._process = _identity(os.getpid())
+
+    def redact(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call as they may be written down."""
+        return redact(arguments, self._known)
 
     def opened(self, call: Call) -> None:
         """Write the row of a call that may change something, before it does.
@@ -119,12 +127,12 @@ class Audit:
             who.name,
             who.grant,
             who.address,
-            call.client[:200],
-            call.tool[:200],
-            _arguments(call.arguments),
-            _json([_step(step) for step in call.steps[:STEPS_LIMIT]]),
+            self._known(call.client)[:200],
+            self._known(call.tool)[:200],
+            _arguments(self._known(_json(call.arguments))),
+            self._known(_json([_step(step) for step in call.steps[:STEPS_LIMIT]])),
             call.outcome,
-            redact_text(call.error),
+            redact_text(call.error, self._known),
             round(call.ms, 3),
         )
 
@@ -167,11 +175,12 @@ def _step(step: Step) -> dict[str, Any]:
         "verdict": str(step.verdict),
         "status": step.status,
         "ms": round(step.ms, 1),
-    } | ({"upid": step.upid} if step.upid else {})
+        **({"upid": step.upid} if step.upid else {}),
+        **({"note": step.note} if step.note else {}),
+    }
 
 
-def _arguments(arguments: Mapping[str, Any]) -> str:
-    text = _json(arguments)
+def _arguments(text: str) -> str:
     if len(text) <= ARGUMENTS_LIMIT:
         return text
     return _json({"left out": f"{len(text):,} characters", "begin": text[:2000]})

@@ -59,7 +59,11 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request to PVE made for a call. `status` is the HTTP status, 0 when none came."""
+    """One request to PVE, or one command, made for a call.
+
+    `status` is the HTTP status, 0 when none came. A command's method is RUN, its path the profile
+    and what is run; `note` says how it ended.
+    """
 
     method: str
     path: str
@@ -68,6 +72,7 @@ class Step:
     status: int
     ms: float
     upid: str = ""
+    note: str = ""
 
 
 Progress = Callable[[float, float | None, str], Awaitable[None]]
@@ -110,5 +115,8 @@ class Call:
 
 
 Permit = Callable[[Call, str, str, Effect], Verdict]
-"""`(call, HTTP method, PVE path, effect)`: returns ALLOW, or raises Denied. The PVE client and
-the host runner ask it before every step, so that a tool cannot forget it."""
+"""`(call, method, path, effect)`: returns ALLOW, or raises Denied.
+
+The method is HTTP's with a PVE path, or RUN with host/…. The PVE client and the host runner ask it
+before every step, so that a tool cannot forget it.
+"""

@@ -8,7 +8,8 @@ own secrets lying in a log; it cannot recognise a secret that looks like any oth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 MASK = "[redacted]"
@@ -32,6 +33,41 @@ _BARE = r"(?:[^\s,;&\"']|,(?![\w-]+=))+"
 _QUOTED = r"\"[^\"]*\"?|'[^']*'?"
 _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 
+COMMANDS = tuple(
+    (tuple(words.split()), re.compile(rf"(?P<head>{head}){value}", re.ASCII))
+    for words, head, value in (
+        (
+            "mysql mariadb",
+            r"\b(?:mysql|mariadb)[a-z-]{0,20}\s(?:[^\n|;&]{0,200}?\s)?-p[\"']?",
+            r"[^\s\"']+",
+        ),
+        ("sshpass", r"\bsshpass\s+-p\s*", r"(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"']+)"),
+        (
+            "curl",
+            r"\bcurl\s(?:[^\n|;&]{0,200}?\s)?(?:-[uU]|--(?:proxy-)?user)(?:\s*|=)[\"']?[^\s:\"']{1,100}:",
+            r"[^\s\"']+",
+        ),
+        (
+            "passwd",
+            r"\b(?:echo|printf)\s+(?:-[a-zA-Z]+\s+)?",
+            r"[^|\n]{1,200}(?=\|\s{0,8}(?:sudo\s+)?(?:chpasswd|passwd\s+--stdin)\b)",
+        ),
+        ("chpasswd", r"\bchpasswd\b[^\n]{0,40}<<<\s{0,8}", r"[^\n]+"),
+        ("pass:", r"\s-(?:passin|passout|pass|password|srppass)\s+[\"']?pass:", r"[^\s\"']+"),
+        (
+            "-h",
+            r"\s-H\s{0,8}\\?[\"']?(?i:[a-z-]{0,40}(?:key|token|secret|auth|password|cookie):)\s{0,8}",
+            r"[^\"'\\\n]+",
+        ),
+    )
+)
+"""What a program takes as a secret on its command line: a word of the line, and the pattern."""
+_SECRET_OPTIONS = {
+    "curl": ("-u", "-U", "--user", "--proxy-user"),
+    "openssl": ("-passin", "-passout"),
+    "sshpass": ("-p",),
+}
+
 _SUSPICIOUS = re.compile(r"[=:\s\"']|pvemcp_")
 """Every shape below holds one of these, except a bare word, which no shape can judge."""
 _SHAPES = tuple(
@@ -46,7 +82,7 @@ _SHAPES = tuple(
         (r"(?i)\b((?:bearer|authorization:\s?basic)\s+)[A-Za-z0-9._~+/=-]+", rf"\1{MASK}"),
         (r"\bpvemcp_[A-Za-z0-9_-]{8,}", MASK),
         (rf"(=)\s?{_UUID}", rf"\1{MASK}"),
-        (r"\bPVE(?:VNC|TERM)?:[^\s:]{1,100}:[0-9A-F]{8}::[A-Za-z0-9+/=]+", MASK),
+        (r"\bPVE(?:VNC|TERM)?:(?:[^\s:]{1,100}:)?[0-9A-F]{8}::[A-Za-z0-9+/=]+", MASK),
         (r"(://[^\s/:@]{1,100}:)[^\s/@]{1,200}@", rf"\1{MASK}@"),
         (rf"(?i)({_INLINE}[ \t]?=[ \t]?)(?:{_QUOTED}|{_BARE})", rf"\1{MASK}"),
         # A header, as curl takes it.
@@ -70,20 +106,23 @@ _SHAPES = tuple(
             rf"\1{MASK}",
         ),
     )
-)
+) + tuple((pattern, rf"\g<head>{MASK}") for _, pattern in COMMANDS)
+
+Known = Callable[[str], str]
+"""Masks the values that are known to be secret, in a text that is not yet cut."""
 
 
-def redact(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def redact(arguments: Mapping[str, Any], known: Known = str) -> dict[str, Any]:
     """Return a copy that may be written down: secrets masked, long and deep values cut.
 
     The result holds only what JSON can hold.
     """
-    return _mapping(arguments, 0)
+    return _mapping(arguments, 0, known)
 
 
-def redact_text(text: str) -> str:
+def redact_text(text: str, known: Known = str) -> str:
     """Mask whatever looks like a secret inside `text` and cut it at 2,000 characters."""
-    masked = text[:_WINDOW]
+    masked = known(text)[:_WINDOW]
     if _SUSPICIOUS.search(masked):
         for shape, replacement in _SHAPES:
             masked = shape.sub(replacement, masked)
@@ -92,7 +131,7 @@ def redact_text(text: str) -> str:
     return f"{masked[:STRING_LIMIT]}… [cut, {len(text):,} characters in all]"
 
 
-def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+def _mapping(value: Mapping[Any, Any], depth: int, known: Known) -> dict[str, Any]:
     # {"name": "password", "value": …} says in one item what a mapping says with its key.
     labelled = _is_secret(str(value.get("name", value.get("key", ""))))
     result: dict[str, Any] = {}
@@ -100,36 +139,51 @@ def _mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         if len(result) == ITEM_LIMIT:
             result["…"] = f"[{len(value) - ITEM_LIMIT} more left out]"
             break
-        name = redact_text(str(key))[:200]
+        name = redact_text(str(key), known)[:200]
         hidden = _is_secret(str(key)) or (labelled and key == "value")
-        result[name] = _masked(item) if hidden else _value(item, depth + 1)
+        result[name] = _masked(item) if hidden else _value(item, depth + 1, known)
     return result
 
 
-def _value(value: Any, depth: int) -> Any:
+def _value(value: Any, depth: int, known: Known) -> Any:
     if isinstance(value, str):
-        return redact_text(value)
+        return redact_text(value, known)
     if value is None or isinstance(value, bool | int | float):
         return value
     if depth > DEPTH_LIMIT:
         return "[too deep, left out]"
     if isinstance(value, Mapping):
-        return _mapping(value, depth)
+        return _mapping(value, depth, known)
     if isinstance(value, list | tuple):
-        return _items(value, depth)
-    return redact_text(str(value))
+        return _items(value, depth, known)
+    return redact_text(str(value), known)
 
 
-def _items(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
+def _items(value: list[Any] | tuple[Any, ...], depth: int, known: Known) -> list[Any]:
     kept: list[Any] = []
+    program = PurePath(value[0]).name if value and isinstance(value[0], str) else ""
     after_option = False
     for item in value[:ITEM_LIMIT]:
         # A command as a list: ["pveum", "passwd", "--password", "…"]
-        kept.append(MASK if after_option else _value(item, depth + 1))
-        after_option = isinstance(item, str) and item.startswith("-") and _is_secret(item)
+        if after_option:
+            kept.append(MASK)
+        elif program.startswith(("mysql", "mariadb")) and _glued(item):
+            kept.append(f"-p{MASK}")
+        else:
+            kept.append(_value(item, depth + 1, known))
+        after_option = isinstance(item, str) and _takes_secret(program, item)
     if len(value) > ITEM_LIMIT:
         kept.append(f"[{len(value) - ITEM_LIMIT} more left out]")
     return kept
+
+
+def _takes_secret(program: str, option: str) -> bool:
+    named = option.startswith("-") and _is_secret(option)
+    return named or option in _SECRET_OPTIONS.get(program, ())
+
+
+def _glued(item: Any) -> bool:
+    return isinstance(item, str) and item.startswith("-p") and len(item) > 2
 
 
 def _is_secret(name: str) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,10 +35,12 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from pvemcp import __version__
-from pvemcp.audit import Audit, redact
+from pvemcp.access.hangup import GONE
+from pvemcp.audit import Audit
 from pvemcp.call import Call, Effect, Principal, Progress
 from pvemcp.errors import Denied, Fault, Internal
-from pvemcp.pve.client import PveClient
+from pvemcp.host.runner import Host, Runner
+from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
 from pvemcp.tools.registry import BY_NAME, listing
 from pvemcp.tools.tasks import ending
@@ -82,11 +84,24 @@ class TaskParams(RequestParams):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a call needs: PVE, the audit, and who is calling."""
+    """What a call needs: PVE, the audit, who is calling, and what hides secrets in answers."""
 
     pve: PveClient
+    host: Runner
     audit: Audit
     principal: Callable[[Context], Principal]
+    mask: Callable[[str], str]
+    """Everything that a client reads passes through it, by `shown`."""
+
+    def shown(self, text: str) -> str:
+        """Return a text as a client may see it: without secrets, and with nothing unseen."""
+        return _clean(self.mask(text))
+
+
+_GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
+    Pve: lambda service, call: service.pve.bind(call),
+    Host: lambda service, call: service.host.bind(call),
+}
 
 
 def build(service: Service) -> tuple[Server[Any], ListenHandler]:
@@ -121,13 +136,33 @@ async def call_tool(service: Service, ctx: Context, params: CallToolRequestParam
     """Run one tool call from the door to the answer. Raises MCPError for an unknown tool."""
     arguments = params.arguments or {}
     tool = BY_NAME.get(params.name)
-    call = _open(service, ctx, params.name, redact(arguments))
+    call = _open(service, ctx, params.name, service.audit.redact(arguments))
     if tool is None:
         call.close("invalid", "unknown tool")
         service.audit.record(call)
-        raise MCPError(INVALID_PARAMS, f"Unknown tool: {_clean(params.name[:64])}")
+        raise MCPError(INVALID_PARAMS, f"Unknown tool: {service.shown(params.name[:64])}")
     call.effect = tool.effect
-    return await _run(service, call, lambda: _use(service, call, tool, arguments))
+    work = _run(service, call, lambda: _use(service, call, tool, arguments))
+    gone = ctx.request.scope.get(GONE) if ctx.request is not None else None
+    if gone is None or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        return await work
+    return await _until_gone(service, work, gone)
+
+
+async def _until_gone(
+    service: Service, work: Coroutine[Any, Any, dict[str, Any]], gone: asyncio.Event
+) -> dict[str, Any]:
+    """Do the work of a call, and give it up when its client has hung up (see hangup.py)."""
+    task, hangup = asyncio.create_task(work), asyncio.create_task(gone.wait())
+    try:
+        await asyncio.wait((task, hangup), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+        return _text(service, "cancelled", error=True) if task.cancelled() else task.result()
+    finally:
+        task.cancel()
+        hangup.cancel()
 
 
 async def _use(
@@ -143,11 +178,13 @@ async def _use(
     parsed = tool.parse(arguments)
     if tool.reach > Effect.READ:
         service.audit.opened(call)
-    result = await tool.run(service.pve.bind(call), **parsed)
+    given = {name: _GIVE[kind](service, call) for name, kind in tool.needs.items()}
+    result = await tool.run(**given, **parsed)
     if isinstance(result, Started):
         upid = Upid.parse(result.upid)
-        return {"resultType": "task", **_task(upid, "working", f"{upid.type} {upid.id} is running")}
-    return _text(result)
+        running = f"{upid.type} {upid.id} is running"
+        return {"resultType": "task", **_task(service, upid, "working", running)}
+    return _text(service, result)
 
 
 async def _run(
@@ -160,7 +197,7 @@ async def _run(
             call.close("ok")
             return result
     except Fault as fault:
-        return _text(f"{fault.code}: {fault}", error=True)
+        return _text(service, f"{fault.code}: {fault}", error=True)
 
 
 @contextlib.contextmanager
@@ -196,7 +233,7 @@ def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) 
         arguments=arguments,
         client=_clean(f"{info.name} {info.version}"[:100]) if info else "",
         detachable=_declares_tasks(ctx),
-        progress=_progress(ctx),
+        progress=_progress(service, ctx),
     )
 
 
@@ -206,20 +243,20 @@ def _declares_tasks(ctx: Context) -> bool:
     return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in extensions
 
 
-def _progress(ctx: Context) -> Progress:
+def _progress(service: Service, ctx: Context) -> Progress:
     """Report progress to this request's client; MCP wants a figure that only grows."""
     highest = -1.0
 
     async def report(progress: float, total: float | None, message: str) -> None:
         nonlocal highest
         highest = progress if progress > highest else highest + 1e-6
-        await ctx.session.report_progress(highest, total, _clean(message))
+        await ctx.session.report_progress(highest, total, service.shown(message))
 
     return report
 
 
-def _text(text: str, *, error: bool = False) -> dict[str, Any]:
-    content = [{"type": "text", "text": _clean(text)}]
+def _text(service: Service, text: str, *, error: bool = False) -> dict[str, Any]:
+    content = [{"type": "text", "text": service.shown(text)}]
     result: dict[str, Any] = {"resultType": COMPLETE, "content": content}
     return {**result, "isError": True} if error else result
 
@@ -274,7 +311,7 @@ def _task_method(
                 return await handler(service, call, Upid.parse(params.task_id))
         except Fault as fault:
             code = INTERNAL_ERROR if isinstance(fault, Internal) else INVALID_PARAMS
-            raise MCPError(code, _clean(str(fault))) from None
+            raise MCPError(code, service.shown(str(fault))) from None
 
     return serve
 
@@ -283,13 +320,14 @@ async def _get_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
     end = await peek(service.pve.bind(call), upid)
     if end.status == "running":
         last = end.log_tail[-1] if end.log_tail else f"{upid.type} {upid.id} is running"
-        return _task(upid, "working", last)
+        return _task(service, upid, "working", last)
     call.close("ok")
     if "interrupt" in end.exitstatus:
-        return _task(upid, "cancelled", end.exitstatus)
+        return _task(service, upid, "cancelled", end.exitstatus)
     failed = end.status == "failed"
     text = "\n".join([ending(end), *end.log_tail]) if failed else ending(end)
-    return {**_task(upid, "completed", end.exitstatus), "result": _text(text, error=failed)}
+    result = _text(service, text, error=failed)
+    return {**_task(service, upid, "completed", end.exitstatus), "result": result}
 
 
 async def _update_task(service: Service, call: Call, upid: Upid) -> dict[str, Any]:
@@ -307,11 +345,11 @@ async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, An
     return {}
 
 
-def _task(upid: Upid, status: str, message: str) -> dict[str, Any]:
+def _task(service: Service, upid: Upid, status: str, message: str) -> dict[str, Any]:
     return {
         "taskId": str(upid),
         "status": status,
-        "statusMessage": _clean(message),
+        "statusMessage": service.shown(message),
         "createdAt": datetime.fromtimestamp(upid.start, UTC).isoformat(),
         "lastUpdatedAt": datetime.now(UTC).isoformat(),
         "ttlMs": None,

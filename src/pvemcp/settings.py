@@ -8,8 +8,6 @@ pydantic here: the command line must start fast.
 from __future__ import annotations
 
 import os
-import shlex
-import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pvemcp import settings_values as values
 from pvemcp.errors import Misconfigured
+from pvemcp.settings_files import read_secret, refuse_open_file
 from pvemcp.settings_values import is_loopback, split_listen, wrong
 
 __all__ = ["Settings", "is_loopback", "read_secret", "require_safe_listen", "require_token"]
@@ -27,8 +26,6 @@ PREFIX = "PVEMCP_"
 CONFIG_VARIABLE = "PVEMCP_CONFIG"
 SYSTEM_CONFIG = Path("/etc/pvemcp/pvemcp.toml")
 SYSTEM_STATE = Path("/var/lib/pvemcp")
-SECRET_FILE_LIMIT = 4096
-"""Bytes. The secret of a PVE token has 36; a larger file is some other file."""
 
 
 def _setting(default: Any, text: str, *, hidden: bool = False) -> Any:
@@ -92,6 +89,27 @@ class Settings:
         "Folder of the database: grants, audit, keys. Default: `$STATE_DIRECTORY` under systemd, "
         "`/var/lib/pvemcp` for root or where it is writable, else `~/.local/state/pvemcp`.",
     )
+    helper_socket: Path = _setting(
+        Path("/run/pvemcp-helper.sock"), "Socket of the root helper, here or on `ssh_host`."
+    )
+    exec_file: Path = _setting(
+        Path("/etc/pvemcp/exec.toml"), "What the helper may run; its own file, only root's."
+    )
+    ssh_host: str = _setting(
+        "",
+        "PVE host on which commands run, when pvemcp itself is elsewhere. They are run by the "
+        "helper there, which the package brings.",
+    )
+    ssh_user: str = _setting("pvemcp", "User on `ssh_host`: one whom the helper there serves.")
+    ssh_port: int = _setting(22, "Port of SSH on `ssh_host`.")
+    ssh_key_path: Path | None = _setting(
+        None, "Private key for `ssh_host`, without a passphrase (mode 0600)."
+    )
+    ssh_known_hosts: Path | None = _setting(
+        None,
+        "File with the host key of `ssh_host`; an unknown key is refused. Default: "
+        "`~/.ssh/known_hosts` of the service's user.",
+    )
     pve_concurrency: int = _setting(
         8, "How many requests to PVE may be under way at once (1 to 64)."
     )
@@ -120,7 +138,7 @@ class Settings:
         if not files:
             return settings
         if path and from_file.get("pve_token_secret"):
-            _refuse_open_file("pve_token_secret", path)
+            refuse_open_file("pve_token_secret", path)
         return _with_files(settings)
 
     @property
@@ -171,7 +189,14 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "tls_cert": values.path,
     "tls_key": values.path,
     "allowed_hosts": values.names,
-    "state_dir": values.folder,
+    "state_dir": values.absolute,
+    "helper_socket": values.absolute,
+    "exec_file": values.absolute,
+    "ssh_host": values.words,
+    "ssh_user": values.words,
+    "ssh_port": values.integer(1, 65535),
+    "ssh_key_path": values.path,
+    "ssh_known_hosts": values.path,
     "pve_concurrency": values.integer(1, 64),
     "body_limit": values.integer(1024, 64 * 1024 * 1024),
     "log_level": values.level,
@@ -317,61 +342,18 @@ def _refuse_contradictory_token(given: Settings) -> None:
         )
 
 
-def _refuse_open_file(name: str, path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as exc:
-        raise wrong(
-            name, f"{path} cannot be read: {exc.strerror}.", "Correct the path or its permissions."
-        ) from None
-    if stat.S_ISDIR(mode):
-        raise wrong(name, f"{path} is a folder.", "Name the file in it.")
-    if mode & stat.S_IRWXO:
-        raise wrong(
-            name,
-            f"{path} holds a secret and every user of this machine can reach it "
-            f"(mode {stat.S_IMODE(mode):04o}).",
-            f"Run: chmod o= {shlex.quote(str(path))}",
-        )
-
-
 def _with_files(settings: Settings) -> Settings:
-    for name in ("pve_ca_file", "tls_cert", "tls_key"):
+    for name in ("pve_ca_file", "tls_cert", "tls_key", "ssh_key_path"):
         path = getattr(settings, name)
         if path and not os.access(path, os.R_OK):
             problem = "cannot be read" if os.access(path, os.F_OK) else "does not exist"
             raise wrong(name, f"{path} {problem}.", "Correct the path or its permissions.")
         if path and path.is_dir():
             raise wrong(name, f"{path} is a folder.", "Name the file in it.")
-    if settings.tls_key:
-        _refuse_open_file("tls_key", settings.tls_key)
+    for name in ("tls_key", "ssh_key_path"):
+        if path := getattr(settings, name):
+            refuse_open_file(name, path)
     if not settings.pve_token_secret_file:
         return settings
     secret = read_secret("pve_token_secret_file", settings.pve_token_secret_file)
     return replace(settings, pve_token_secret=secret)
-
-
-def read_secret(name: str, path: Path) -> str:
-    """Return the PVE token secret in `path`, without its line end.
-
-    Raises Misconfigured when the file is missing, too large, empty, or open to everybody; `name`
-    is the setting or option that named it.
-    """
-    _refuse_open_file(name, path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(SECRET_FILE_LIMIT + 1)
-        text = content.decode("utf-8").rstrip("\r\n")
-    except OSError as exc:
-        raise wrong(
-            name, f"{path} cannot be read: {exc.strerror}.", "Correct the path or its permissions."
-        ) from None
-    except UnicodeDecodeError:
-        content, text = b"", ""
-    if not text or len(content) > SECRET_FILE_LIMIT:
-        raise wrong(
-            name,
-            f"{path} does not hold a token secret.",
-            "It must hold the UUID that PVE showed once when the token was made, nothing else.",
-        )
-    return values.secret(name, text)

@@ -65,15 +65,15 @@ def path(name: str, value: Any) -> Path | None:
         raise wrong(name, f"{text!r} names an unknown user.", "Write the whole path.") from None
 
 
-def folder(name: str, value: Any) -> Path:
-    """Read the absolute path of a folder, or one that begins with a tilde."""
+def absolute(name: str, value: Any) -> Path:
+    """Read an absolute path, or one that begins with a tilde."""
     found = path(name, value)
     if found is None:
-        raise wrong(name, "is empty.", "Name a folder, or leave the setting out.")
+        raise wrong(name, "is empty.", "Name a path, or leave the setting out.")
     if not Path(value).expanduser().is_absolute():
         raise wrong(
             name,
-            f"{value!r} is relative: it would be another folder in each working directory.",
+            f"{value!r} is relative: it would be another one in each working directory.",
             f"Write the whole path, here {found}.",
         )
     return found

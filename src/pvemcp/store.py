@@ -71,6 +71,7 @@ class Store:
 
     def __init__(self, state_dir: Path, *, change: bool = True) -> None:
         self.path = state_dir / FILE
+        self._inserted = 0
         if change:
             _prepare(state_dir, self.path)
         else:
@@ -114,12 +115,17 @@ class Store:
                 self._db.execute(sql, parameters)
             except sqlite3.IntegrityError:
                 return False
+            self._inserted += 1
             return True
 
     def data_version(self) -> int:
         """Return a number that changes whenever another connection has committed something."""
         with _translated(self.path):
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def version(self) -> tuple[int, int]:
+        """Return what also changes after an `insert` of this connection."""
+        return self.data_version(), self._inserted
 
     def key(self, name: str) -> bytes:
         """Return the random key of that name (32 bytes), made on first use and then kept."""

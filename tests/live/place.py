@@ -14,11 +14,16 @@ from typing import Any
 import aiohttp
 from mcp import Client
 
+from pvemcp.access.held import held
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.host.executor import Nowhere
+from pvemcp.host.runner import Runner
+from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
 from pvemcp.pve.schema import Method
+from pvemcp.running import Rights
 from pvemcp.server import Service, build
 from pvemcp.store import Store
 from tests.scenarios.rig import ERAS, Caller
@@ -69,7 +74,11 @@ class Place:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pvemcp-live-"))
             store = stack.enter_context(Store(Path(folder)))
             pve = await stack.enter_async_context(self._pve(fingerprint))
-            server, _ = build(Service(pve, Audit(store, None), lambda _: principal))
+            secrets = held(store, token.secret)
+            audit = Audit(store, None, secrets.known)
+            nowhere = Nowhere("these tests run none", "None is needed.")
+            host = Runner(nowhere, permit, Rights(pve).require, lambda: Masker(secrets))
+            server, _ = build(Service(pve, host, audit, lambda _: principal, secrets.answer))
             mode = "legacy" if era == ERAS[0] else era
             yield Caller(await stack.enter_async_context(Client(server, mode=mode)))
 

@@ -19,14 +19,20 @@ from typing import Any, Literal
 from mcp import Client
 from mcp_types import TextContent
 
+from pvemcp.access.held import held
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.host.executor import Executor
+from pvemcp.host.runner import Runner
+from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
+from pvemcp.running import Rights
 from pvemcp.server import Service, build
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, WorldName, make_world
 from pvemcp.store import Store
+from tests.scenarios.unboxed import Unboxed
 
 ERAS = ("2025-11-25", "2026-07-28")
 Progress = Literal["immediate", "manual", "timed"]
@@ -75,6 +81,7 @@ class Rig:
     pve: PveClient
     store: Store
     journal: StringIO
+    executor: Executor
 
     def principal(
         self, ceiling: Effect = Effect.DESTROY, token: tuple[str, str] | None = None
@@ -92,11 +99,17 @@ class Rig:
     ) -> AsyncIterator[Caller]:
         """Connect an MCP client whose grant has this ceiling and PVE token."""
         principal = self.principal(ceiling, token)
-        service = Service(self.pve, Audit(self.store, self.journal), lambda _: principal)
+        secrets = held(self.store, principal.token.secret)
+        audit = Audit(self.store, self.journal, secrets.known)
+        host = Runner(self.executor, permit, Rights(self.pve).require, lambda: Masker(secrets))
+        service = Service(self.pve, host, audit, lambda _: principal, secrets.answer)
         server, _ = build(service)
         mode = "legacy" if era == ERAS[0] else era
-        async with Client(server, mode=mode) as mcp:
-            yield Caller(mcp)
+        try:
+            async with Client(server, mode=mode) as mcp:
+                yield Caller(mcp)
+        finally:
+            await host.shells.close_all()
 
     def audit(self) -> list[Entry]:
         """Return the audit, newest first."""
@@ -133,4 +146,6 @@ async def rig(
                 "https://localhost:8006", socket=uds, permit=permit, cache_dir=folder / "state"
             )
         )
-        yield Rig(made, pve, store, StringIO())
+        unboxed = Unboxed(next(iter(made.nodes)))
+        stack.push_async_callback(unboxed.close)
+        yield Rig(made, pve, store, StringIO(), unboxed)

@@ -24,6 +24,7 @@ from pvemcp.app import compose
 from pvemcp.call import ApiToken, Effect
 from pvemcp.connections import Connection
 from pvemcp.errors import Misconfigured
+from pvemcp.host.executor import Executor
 from pvemcp.listener import Running, bind, start
 from pvemcp.settings import Settings
 from pvemcp.sim.tls import make_certificates
@@ -82,7 +83,9 @@ class Web:
 
 
 @asynccontextmanager
-async def web(http: type[Connection] = Connection, **changes: Any) -> AsyncIterator[Web]:
+async def web(
+    http: type[Connection] = Connection, executor: Executor | None = None, **changes: Any
+) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
         settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
         settings = replace(settings, **changes)
@@ -90,7 +93,12 @@ async def web(http: type[Connection] = Connection, **changes: Any) -> AsyncItera
         grants = Grants(r.store, clock=lambda: now[0])
         _, secret = grants.create("laptop", Effect.DESTROY)
         app = compose(
-            settings, store=r.store, grants=grants, pve=r.pve, default=ApiToken(*r.world.token())
+            settings,
+            store=r.store,
+            grants=grants,
+            pve=r.pve,
+            default=ApiToken(*r.world.token()),
+            executor=executor or r.executor,
         )
         async with start(app, settings, http) as running:
             yield Web(r, grants, now, running, running.url, secret)

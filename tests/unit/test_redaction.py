@@ -75,6 +75,22 @@ def test_names_that_only_look_similar_are_kept(name: str) -> None:
         (PEM.format("", ""), "MIIEsecret"),
         ("x " + PEM.format("RSA ", "RSA "), "MIIEsecret"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nMIIEsecret and no end", "MIIEsecret"),
+        ("PVEVNC:66AABBCC::abc+/=", "abc+/="),
+        ("mysql -uroot -pgei1Ahgh app", "gei1Ahgh"),
+        ("mysqldump --all-databases -p'gei1 x'", "gei1"),
+        ("curl -sS -u user:gei1Ahgh https://x", "gei1Ahgh"),
+        ("curl --user=user:gei1Ahgh https://x", "gei1Ahgh"),
+        ("mariadb-dump --password gei1Ahgh", "gei1Ahgh"),
+        ("PGPASSWORD=gei1Ahgh psql", "gei1Ahgh"),
+        ("sshpass -p gei1Ahgh ssh root@x", "gei1Ahgh"),
+        ("sshpass -p 'gei1 Ahgh' ssh root@x", "Ahgh"),
+        ("echo root:gei1Ahgh | chpasswd", "gei1Ahgh"),
+        ("printf 'root:gei1Ahgh' | sudo chpasswd -e", "gei1Ahgh"),
+        ("chpasswd <<< root:gei1Ahgh", "gei1Ahgh"),
+        ("echo gei1Ahgh | passwd --stdin bob", "gei1Ahgh"),
+        ("openssl rsa -in k.pem -passin pass:gei1Ahgh", "gei1Ahgh"),
+        ('curl -H "X-Api-Key: gei1Ahgh" https://x', "gei1Ahgh"),
+        ("curl -H 'PRIVATE-TOKEN: gei1 Ahgh' https://x", "Ahgh"),
     ],
 )
 def test_a_secret_is_recognised_by_its_shape_inside_any_text(text: str, hidden: str) -> None:
@@ -93,6 +109,10 @@ def test_a_secret_is_recognised_by_its_shape_inside_any_text(text: str, hidden: 
         "Permission check failed (/vms/102, VM.PowerMgmt)",
         "/nodes/pve1/qemu/100/config",
         "a description: with words",
+        "mkdir -p /srv/data && ssh -p 22 host",
+        "docker run -u 1000:1000 -p 80:80 mysql",
+        "curl -s https://localhost:8006/",
+        "echo done | tee log; passwd -S root",
         "guest_get: wrong arguments\n- password: unknown argument\n- token: is required",
     ],
 )
@@ -112,6 +132,32 @@ def test_a_password_in_a_command_list_or_a_labelled_value_is_masked() -> None:
         }
     )
     assert "gei1" not in json.dumps(redacted)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mysql", "-pgei1"],
+        ["/usr/bin/sshpass", "-p", "gei1", "ssh"],
+        ["curl", "-u", "bob:gei1"],
+        ["openssl", "rsa", "-passin", "pass:gei1"],
+        ["env", "PGPASSWORD=gei1", "psql"],
+    ],
+)
+def test_what_a_program_takes_as_a_secret_is_masked_in_a_list(command: list[str]) -> None:
+    redacted = json.dumps(redact({"command": command}))
+    assert "gei1" not in redacted
+    assert all(word in redacted for word in command if "gei1" not in word)
+
+
+def test_a_known_value_is_masked_in_names_and_values_even_across_the_cut() -> None:
+    def known(text: str) -> str:
+        return text.replace("Oh7oofie", MASK)
+
+    long = "x" * (STRING_LIMIT - 4) + "Oh7oofie"
+    redacted = json.dumps(redact({"a Oh7oofie": ["Oh7oofie", {"b": long}]}, known))
+    assert "Oh7" not in redacted
+    assert "Oh7" not in redact_text(long, known)
 
 
 def test_a_secret_across_the_cut_is_masked_and_the_cut_is_said() -> None:
@@ -169,6 +215,9 @@ def test_a_grant_secret_never_survives(before: str, after: str) -> None:
         "token=",
         "a_",
         ",a",
+        "mysql -",
+        "curl ",
+        "echo a",
     ],
 )
 def test_a_hostile_string_of_a_megabyte_costs_milliseconds(piece: str) -> None:

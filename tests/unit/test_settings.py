@@ -20,7 +20,7 @@ TOKEN = {"PVEMCP_PVE_TOKEN_ID": "mcp@pve!laptop", "PVEMCP_PVE_TOKEN_SECRET": "s3
 
 
 def load(env: Mapping[str, str] | None = None, *, toml: Path | None = None) -> Settings:
-    return Settings.load(toml, {"PVEMCP_STATE_DIR": "/tmp/x", **(env or {})})  # noqa: S108
+    return Settings.load(toml, {"PVEMCP_STATE_DIR": "/tmp/x", **(env or {})})
 
 
 def refused(env: Mapping[str, str] | None = None, *, toml: Path | None = None) -> str:

@@ -75,5 +75,6 @@ def _text(entry: Entry) -> str:
 
 def _step(step: object) -> str:
     values = step if isinstance(step, dict) else {}
-    text = " ".join(str(values.get(name, "")) for name in ("verb", "path", "effect", "status"))
-    return f"    {text} {values.get('upid', '')}".rstrip()
+    status = values.get("note") or values.get("status", "")
+    text = " ".join(str(values.get(name, "")) for name in ("verb", "path", "effect"))
+    return f"    {text} {status} {values.get('upid', '')}".rstrip()

@@ -263,10 +263,13 @@ class Pve:
         )
         return found
 
-    async def permissions(self) -> dict[str, dict[str, int]]:
-        """Return the token's own rights: ACL path → privilege → propagates. Kept for 30 s."""
+    async def permissions(self, path: str = "") -> dict[str, dict[str, int]]:
+        """Return the token's own rights: ACL path → privilege → propagates. Kept for 30 s.
+
+        With a path, PVE resolves exactly that one, which a list of all may leave out.
+        """
         found: dict[str, dict[str, int]] = await self._kept(
-            self._client.permissions, "/access/permissions", {}
+            self._client.permissions, "/access/permissions", {"path": path} if path else {}
         )
         return found
 

@@ -7,7 +7,19 @@ from functools import cache
 from typing import Any
 
 from pvemcp.call import Effect
-from pvemcp.tools import api, describe, guests, inventory, nodes, power, tasks
+from pvemcp.tools import (
+    api,
+    describe,
+    explain,
+    guests,
+    host,
+    inventory,
+    jobs,
+    nodes,
+    power,
+    shell,
+    tasks,
+)
 from pvemcp.tools.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -19,6 +31,17 @@ TOOLS: tuple[Tool, ...] = (
     tasks.task_list,
     tasks.task_get,
     tasks.task_stop,
+    host.host_run,
+    host.host_diagnose,
+    explain.command_explain,
+    shell.shell_open,
+    shell.shell_send,
+    shell.shell_read,
+    shell.shell_close,
+    jobs.job_start,
+    jobs.job_list,
+    jobs.job_read,
+    jobs.job_stop,
     describe.api_search,
     describe.api_describe,
     api.api_read,
@@ -31,15 +54,18 @@ BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
 @cache
 def listing(ceiling: Effect) -> list[dict[str, Any]]:
-    """Return tools/list entries for a caller with this ceiling; the others are not listed."""
-    return [_entry(tool) for tool in TOOLS if tool.effect <= ceiling]
+    """Return tools/list entries for a caller with this ceiling; the others are not listed.
+
+    The hints say what the tool can do for this caller.
+    """
+    return [_entry(tool, min(tool.reach, ceiling)) for tool in TOOLS if tool.effect <= ceiling]
 
 
-def _entry(tool: Tool) -> dict[str, Any]:
-    read = tool.reach is Effect.READ
+def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
+    read = reach is Effect.READ
     hints: dict[str, bool] = {"readOnlyHint": read, "openWorldHint": False}
     if not read:
-        hints["destructiveHint"] = tool.reach is Effect.DESTROY
+        hints["destructiveHint"] = reach is Effect.DESTROY
     entry: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description,

@@ -18,7 +18,12 @@ from pydantic import (
 
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
+from pvemcp.host.runner import Host
+from pvemcp.pve.client import Pve
 from pvemcp.pve.nearest import nearest_hint
+
+GIVEN = (Pve, Host)
+"""Types of the parameters that the server gives a tool: PVE and the host, for the call's caller."""
 
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""
@@ -49,11 +54,13 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as declared: `run(pve, **arguments)` answers with text or a Started task."""
+    """A tool as declared: `run` answers with text or a Started task."""
 
     name: str
     description: str
     run: Callable[..., Awaitable[str | Started]]
+    needs: Mapping[str, type]
+    """Which parameters are not arguments: they are given Pve or Host."""
     effect: Effect
     """The least effect with which the tool is of use; below it, it is not listed."""
     reach: Effect
@@ -100,16 +107,20 @@ def _explain(name: str, kind: str, message: str, known: list[str]) -> str:
 def tool(
     *, effect: Effect = Effect.READ, reach: Effect | None = None, always: bool = False
 ) -> Callable[[Callable[..., Awaitable[str | Started]]], Tool]:
-    """Declare a tool from a typed coroutine function whose first parameter is `pve`.
+    """Declare a tool from a typed coroutine function.
 
-    The docstring is the description that the model reads. A parameter's `Annotated[..., Field]`
+    Parameters of the types Pve and Host are given by the server, the others are arguments. The
+    docstring is the description that the model reads. A parameter's `Annotated[..., Field]`
     gives its own description and bounds. Unknown names and coerced values are refused.
     """
 
     def declare(run: Callable[..., Awaitable[str | Started]]) -> Tool:
-        parameters = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
+        parameters = inspect.signature(run, eval_str=True).parameters.values()
+        needs = {p.name: p.annotation for p in parameters if p.annotation in GIVEN}
         fields: dict[str, Any] = {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters
+            p.name: (p.annotation, ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.name not in needs
         }
         config = ConfigDict(extra="forbid", strict=True)
         model = create_model(run.__name__, __config__=config, **fields)
@@ -117,6 +128,7 @@ def tool(
             name=run.__name__,
             description=" ".join(inspect.getdoc(run).split()),  # type: ignore[union-attr]
             run=run,
+            needs=needs,
             effect=effect,
             reach=reach or effect,
             always=always,

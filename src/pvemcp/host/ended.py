@@ -1,0 +1,57 @@
+"""How a command ended, and in which profile each effect runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pvemcp.call import Effect
+from pvemcp.host.transcript import Transcript
+
+PROFILES: Mapping[Effect, str] = {
+    Effect.READ: "read",
+    Effect.CHANGE: "change",
+    Effect.DESTROY: "root",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended. `code` is None when a signal ended it or its sandbox vanished."""
+
+    transcript: Transcript
+    code: int | None = None
+    signal: str = ""
+    why: str = ""
+    """timeout, output (it wrote too much), input (it did not read), vanished, or empty."""
+    seconds: float = 0.0
+    dropped: int = 0
+    """Bytes of output beyond the profile's limit."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended by itself, with exit code 0."""
+        return self.code == 0 and not self.why
+
+    @property
+    def note(self) -> str:
+        """How it ended, in a word or two."""
+        return self.why or self.signal or f"exit {self.code}"
+
+
+def ended_of(payload: bytes, transcript: Transcript) -> Ended:
+    """Read the frame X. The command might have written it, so nothing in it is relied on."""
+    try:
+        found = json.loads(payload)
+        code = found.get("code")
+        return Ended(
+            transcript,
+            code=int(code) if code is not None else None,
+            signal=str(found.get("signal", ""))[:20],
+            why=str(found.get("why", ""))[:20],
+            seconds=float(found.get("seconds", 0)),
+            dropped=int(found.get("dropped", 0)),
+        )
+    except (ValueError, TypeError, AttributeError):
+        return Ended(transcript, why="vanished")

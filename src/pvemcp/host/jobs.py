@@ -1,0 +1,122 @@
+"""Looks after jobs: `jobs.py list`, `jobs.py read JOB CURSOR` (operations of root's).
+
+A job's folder holds `input` (what inside.py was told) and `log` (its frames; the last tells how it
+ended). `list` also removes jobs that ended a week ago.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+JOBS, TMP = Path("/var/lib/pvemcp-helper"), Path("/run/pvemcp-tmp")
+HEADER = struct.Struct(">cI")
+END = 256
+"""Bytes of the last frame's payload (inside.py)."""
+PAGE, CONTEXT = 24 * 1024, 64 * 1024
+"""Bytes of a log that are read from a cursor on, and before it."""
+KEPT = 7 * 86400
+"""Seconds that an ended job is kept."""
+
+
+def about(place: Path) -> dict[str, Any]:
+    """Return what was asked for, and how it ended if it did."""
+    spec = json.loads((place / "input").read_bytes()[HEADER.size :])
+    found = {name: spec.get(name) for name in ("owner", "title", "profile", "timeout")}
+    log = place / "log"
+    size = log.stat().st_size if log.exists() else 0
+    end = _end(log, size) if size else None
+    started, changed = (place / "input").stat().st_mtime, log.stat().st_mtime if size else 0
+    return {
+        "job": place.name,
+        **found,
+        "started": started,
+        "size": size,
+        "end": end,
+        "changed": changed,
+    }
+
+
+def _end(log: Path, size: int) -> dict[str, Any] | None:
+    with log.open("rb") as file:
+        file.seek(max(0, size - HEADER.size - END))
+        tail = file.read()
+    if tail[: HEADER.size] != HEADER.pack(b"X", END):
+        return None
+    try:
+        found = json.loads(tail[HEADER.size :])
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _running(names: list[str]) -> set[str]:
+    """Return which jobs' units systemd still has."""
+    units = [f"{name}.service" for name in names]
+    argv = ["systemctl", "is-active", *units]
+    states = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.split()  # noqa: S603
+    active = ("active", "activating", "deactivating")
+    return {name for name, state in zip(names, states, strict=False) if state in active}
+
+
+def listing() -> list[dict[str, Any]]:
+    """Return all jobs, oldest first; remove old ones and the /tmp of ended ones."""
+    places = sorted(JOBS.glob("pvemcp-job-*"), key=lambda place: place.stat().st_mtime)
+    running = _running([place.name for place in places]) if places else set()
+    rows = []
+    for place in places:
+        row = about(place)
+        row["running"] = place.name in running
+        if not row["running"]:
+            shutil.rmtree(TMP / place.name, ignore_errors=True)
+            if time.time() - (row["changed"] or row["started"]) > KEPT:
+                shutil.rmtree(place, ignore_errors=True)
+                continue
+        rows.append(row)
+    return rows
+
+
+def read(name: str, cursor: int) -> None:
+    """Write a line of JSON about the job, then whole frames of its log around the cursor."""
+    place = JOBS / name
+    if not place.is_dir():
+        sys.exit(3)
+    row = {**about(place), "running": bool(_running([name]))}
+    start, end = _around(place / "log", row["size"], cursor)
+    sys.stdout.buffer.write(json.dumps({**row, "from": start}).encode() + b"\n")
+    if row["size"]:
+        with (place / "log").open("rb") as log:
+            log.seek(start)
+            sys.stdout.buffer.write(log.read(end - start))
+
+
+def _around(log: Path, size: int, cursor: int) -> tuple[int, int]:
+    """Return the positions of the first frame to give, and of the end of the last."""
+    start = at = 0
+    with (log if size else Path(os.devnull)).open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(HEADER.size)
+            if len(head) < HEADER.size:
+                break
+            at += HEADER.size + HEADER.unpack(head)[1]
+            if at <= cursor - CONTEXT:
+                start = at
+            if at >= cursor + PAGE:
+                break
+    return start, min(at, size)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["list"]:
+            sys.stdout.write(json.dumps(listing()))
+        case ["read", job, start]:
+            read(job, int(start))

@@ -1,0 +1,220 @@
+"""Commands for a call: checked against the policy, run by the executor, noted as a Step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import tomllib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvemcp.call import Call, Effect, Permit, Step, Verdict
+from pvemcp.errors import Denied, Fault, Misconfigured, Unavailable
+from pvemcp.host.ended import Ended, ended_of
+from pvemcp.host.executor import Executor
+from pvemcp.host.frames import Link
+from pvemcp.host.outputs import Outputs
+from pvemcp.host.shells import Shells
+from pvemcp.host.transcript import Mask, Transcript
+
+AT_ONCE = 40
+"""Commands that run at once, shells and jobs aside; more wait for their turn."""
+PROGRESS_EVERY = 1.0
+SLACK = 20.0
+"""Seconds beyond a command's own time that its sandbox has to answer."""
+
+Guard = Callable[[Call, Effect, str], Awaitable[None]]
+"""`(call, effect, node)`: raises Denied when PVE would not let this token do such a thing."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs commands for all calls."""
+
+    executor: Executor
+    permit: Permit
+    guard: Guard
+    mask: Callable[[], Mask]
+    shells: Shells = field(default_factory=Shells)
+    outputs: Outputs = field(default_factory=Outputs)
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _allowed: tuple[float, dict[str, Any]] = field(default=(0.0, {}))
+
+    def bind(self, call: Call) -> Host:
+        """Return the host as this call's principal may use it."""
+        return Host(self, call)
+
+    async def close(self) -> None:
+        """End all shells, and close what the executor keeps open."""
+        await self.shells.close_all()
+        await self.executor.close()
+
+    async def allowed(self) -> dict[str, Any]:
+        """Return exec.toml, looked at again after a minute. Raises Unavailable."""
+        read_at, found = self._allowed
+        if not found or time.monotonic() - read_at > 60:
+            try:
+                found = tomllib.loads(await self.executor.allowed())
+            except ValueError as error:
+                raise Misconfigured(f"exec.toml: {error}", hint="Repair it on the host.") from None
+            self._allowed = (time.monotonic(), found)
+        return found
+
+
+class Host:
+    """The host for one call. Every command leaves a Step in it."""
+
+    def __init__(self, runner: Runner, call: Call) -> None:
+        self.runner = runner
+        self.call = call
+
+    @property
+    def place(self) -> str:
+        """Where commands run."""
+        return self.runner.executor.place
+
+    @property
+    def node(self) -> str:
+        """The node on which they run, or empty while it is unknown."""
+        return self.runner.executor.node
+
+    async def run(
+        self,
+        request: Mapping[str, Any],
+        *,
+        effect: Effect,
+        label: str,
+        stdin: bytes = b"",
+        guarded: bool = True,
+        raw: bool = False,
+    ) -> Ended:
+        """Run a command to its end and return what it wrote.
+
+        `request` is one of helper.py's; `label` names it in the audit. Cancelling kills the
+        command. With guarded=False the caller has asked PVE already. With raw=True the output
+        is not masked: it is not text, or the caller masks it. Raises Denied, and the Fault of
+        whatever refuses it.
+        """
+        await self.ask(effect, label, guarded=guarded)
+        mask = _Raw if raw else self.runner.mask
+        started, note = time.perf_counter(), "not started"
+        try:
+            async with self.runner.slots:
+                ended = await self._run(request, stdin, mask)
+            note = ended.note
+        except asyncio.CancelledError:
+            note = "cancelled"
+            raise
+        finally:
+            self.note(label, effect, Verdict.ALLOW, started, note)
+        return ended
+
+    async def _run(
+        self, request: Mapping[str, Any], stdin: bytes, mask: Callable[[], Mask]
+    ) -> Ended:
+        seconds = float(request.get("timeout", 60))
+        link = await self._open(request)
+        try:
+            async with asyncio.timeout(seconds + SLACK):
+                return await self._follow(link, stdin, seconds, mask)
+        except TimeoutError:
+            raise Unavailable(
+                "the helper did not end the command in time",
+                hint="On the host: journalctl -u pvemcp-helper.",
+            ) from None
+        finally:
+            link.close()
+
+    async def operation(
+        self,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: int = 60,
+        effect: Effect = Effect.READ,
+        raw: bool = False,
+    ) -> Ended:
+        """Run one of exec.toml's operations. See `run`."""
+        request = {"do": "operation", "name": name, "params": dict(params or {})}
+        label = f"host/{name}"
+        return await self.run(request | {"timeout": timeout}, effect=effect, label=label, raw=raw)
+
+    async def ask(self, effect: Effect, label: str, *, guarded: bool = True) -> None:
+        """Ask the policy, then PVE. Raises Denied."""
+        try:
+            verdict = self.runner.permit(self.call, "RUN", label, effect)
+            if verdict is not Verdict.ALLOW:
+                raise Denied(f"the policy does not allow {label}")
+            if guarded:
+                await self.runner.guard(self.call, effect, self.node)
+        except Fault:
+            self.note(label, effect, Verdict.DENY, time.perf_counter(), "")
+            raise
+
+    async def open(self, request: Mapping[str, Any], *, effect: Effect, label: str) -> Link:
+        """Start what lasts longer than the call (a shell, a job); the caller closes the link."""
+        await self.ask(effect, label)
+        started, note = time.perf_counter(), "not started"
+        try:
+            link = await self._open(request)
+            note = "started"
+            return link
+        finally:
+            self.note(label, effect, Verdict.ALLOW, started, note)
+
+    async def _open(self, request: Mapping[str, Any]) -> Link:
+        return await self.runner.executor.open({**request, **self.who()})
+
+    def who(self) -> dict[str, str]:
+        """Return who asks, for the helper's journal."""
+        return {
+            "owner": self.call.principal.grant or self.call.principal.name,
+            "call": self.call.id,
+        }
+
+    def note(self, label: str, effect: Effect, verdict: Verdict, started: float, note: str) -> None:
+        """Leave a Step in the call."""
+        ms = (time.perf_counter() - started) * 1000
+        self.call.steps.append(Step("RUN", label, effect, verdict, 0, ms, note=note))
+
+    async def _follow(
+        self, link: Link, stdin: bytes, total: float, mask: Callable[[], Mask]
+    ) -> Ended:
+        transcript = Transcript(mask)
+        await link.send_input(stdin, last=True)
+        reporting = asyncio.create_task(self._report(transcript, total))
+        try:
+            while frame := await link.receive():
+                match frame.kind:
+                    case "O":
+                        transcript.add("stdout", frame.payload)
+                    case "e":
+                        transcript.add("stderr", frame.payload)
+                    case "X":
+                        transcript.settle()
+                        return ended_of(frame.payload, transcript)
+                    case _:
+                        pass
+        finally:
+            reporting.cancel()
+        transcript.settle()
+        return Ended(transcript, why="vanished")
+
+    async def _report(self, transcript: Transcript, total: float) -> None:
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(PROGRESS_EVERY)
+            elapsed = time.monotonic() - started
+            line = transcript.last_line() or f"{transcript.end} bytes so far"
+            await self.call.progress(min(elapsed, total), total, line[:200])
+
+
+class _Raw:
+    """A Mask that hides nothing."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
+
+    def flush(self) -> bytes:
+        return b""

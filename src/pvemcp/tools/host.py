@@ -1,0 +1,115 @@
+"""The host: run a command in a sandbox, or one of the named diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pvemcp.call import Effect
+from pvemcp.errors import Denied, Missing
+from pvemcp.host.ended import PROFILES, Ended
+from pvemcp.host.runner import Host
+from pvemcp.pve.nearest import nearest_hint
+from pvemcp.tools.output import SHOWN, json_of, write_ended
+from pvemcp.tools.render import within_budget
+from pvemcp.tools.tool import Format, tool
+
+Word = Annotated[
+    Literal["read", "change", "destroy"],
+    Field(description="chooses the sandbox: read cannot write, change has a workspace"),
+]
+Env = dict[str, str] | None
+Seconds = Annotated[int, Field(ge=1, le=300, description="seconds")]
+
+
+@tool(reach=Effect.DESTROY, always=True)
+async def host_run(
+    host: Host,
+    command: str,
+    effect: Word = "read",
+    cwd: str = "",
+    env: Env = None,
+    stdin: str = "",
+    timeout: Seconds = 60,
+    format: Format = "text",
+) -> str:
+    """Run a bash command on the PVE host, in a sandbox of the kernel."""
+    wanted = Effect.parse(effect)
+    refuse_root(wanted)
+    profile = PROFILES[wanted]
+    request: dict[str, Any] = {"do": "run", "profile": profile, "shell": command}
+    request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
+    ended = await host.run(
+        request,
+        effect=wanted,
+        label=f"host/{profile}",
+        stdin=stdin.encode("utf-8", "surrogatepass"),
+    )
+    return answer(host, ended, head=f"{profile}, {host.place}", format=format)
+
+
+def refuse_root(effect: Effect) -> None:
+    """Refuse what only root could do: the helper would, too. Raises Denied."""
+    if effect is Effect.DESTROY:
+        raise Denied(
+            "commands as root need a person's approval, which cannot be given yet",
+            hint="Use effect=change (a workspace and the network), the tools for PVE, or ask a "
+            "person to do it on the host.",
+        )
+
+
+def answer(host: Host, ended: Ended, *, head: str, format: Format = "text") -> str:
+    """Write how a command ended; keep the output if it is too long for one answer."""
+    rest = ""
+    if ended.transcript.end > SHOWN:
+        name = host.runner.outputs.keep(host.who()["owner"], ended.transcript)
+        rest = f'job_read(job="{name}", cursor="{SHOWN // 2}") goes on'
+    write = json_of if format == "json" else partial(write_ended, head=head)
+    return write(ended, rest=rest)
+
+
+@tool()
+async def host_diagnose(
+    host: Host,
+    operation: Annotated[str, Field(description="none: list them")] = "",
+    params: dict[str, str | int] | None = None,
+    timeout: Seconds = 60,
+) -> str:
+    """Run a named read-only diagnostic of the PVE host: disks, network, services, logs, PVE."""
+    known = {
+        name: found
+        for name, found in (await host.runner.allowed()).get("operations", {}).items()
+        if not found.get("internal")
+    }
+    if not operation:
+        return within_budget(_listing(known), rest="")
+    if operation not in known:
+        raise Missing(
+            f"no diagnostic {operation[:80]}{nearest_hint(operation, known)}",
+            hint="host_diagnose() lists them.",
+        )
+    ended = await host.operation(operation, params, timeout=timeout)
+    return answer(host, ended, head=f"{operation}, {host.place}")
+
+
+def _listing(known: Mapping[str, Mapping[str, Any]]) -> str:
+    lines: list[str] = []
+    group = ""
+    for name, found in known.items():
+        if found.get("group", "") != group:
+            group = found.get("group", "")
+            lines.append(f"{group}:")
+        parameters = ", ".join(_parameter(*item) for item in found.get("parameters", {}).items())
+        lines.append(f"  {name}({parameters}): {found.get('about', '')}")
+    return "\n".join(lines) or "no diagnostics are set in exec.toml"
+
+
+def _parameter(name: str, rule: Mapping[str, Any]) -> str:
+    kind = rule.get("about", "")
+    if rule.get("type") == "integer":
+        kind = f"{kind}, {rule['min']} to {rule['max']}".removeprefix(", ")
+    default = f" = {rule['default']}" if "default" in rule else ""
+    return f"{name}{'?' if rule.get('optional') else ''}{default} [{kind}]"
