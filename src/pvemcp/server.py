@@ -62,6 +62,8 @@ The whole PVE API: api_search finds a method, api_describe shows its parameters,
 Changes run as PVE tasks. A tool waits up to `wait` seconds and says how the task ended; when it \
 hands back a UPID instead, follow it with task_get(upid, wait=60). An accepted request is not a \
 success: only the task's exit status is.
+On the host: host_diagnose runs named diagnostics, host_run bash in a sandbox (effect=read cannot \
+write, effect=change has a workspace), job_start what takes long, shell_open a terminal.
 Lists are short: narrow them with where, fields and sort, or go on with cursor. Their states are \
 up to 10 s old; guest_get is live. A list that may be incomplete, because the API token cannot see \
 everything, says so.
