@@ -55,6 +55,8 @@ class Unboxed:
             found = config["operations"].get(request["name"], {})
             helper.need(found, "there is no such operation")
             profile = helper.profile_of(config, found["profile"])
+            if request["name"] == "guest-exec":  # no container is here: its command runs as it is
+                found = {**found, "argv": ["{argv}"]}
             argv = helper.command_of(found, request["params"])
         else:
             profile = helper.profile_of(config, request["profile"])
@@ -70,4 +72,4 @@ class Unboxed:
         for process in self.running:
             if process.stdin is not None:
                 process.stdin.close()
-            await process.communicate()
+            await process.wait()

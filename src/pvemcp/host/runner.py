@@ -16,7 +16,7 @@ from pvemcp.host.executor import Executor
 from pvemcp.host.frames import Link
 from pvemcp.host.outputs import Outputs
 from pvemcp.host.shells import Shells
-from pvemcp.host.transcript import Mask, Transcript
+from pvemcp.host.transcript import Mask, Transcript, Unmasked
 
 AT_ONCE = 40
 """Commands that run at once, shells and jobs aside; more wait for their turn."""
@@ -97,7 +97,7 @@ class Host:
         whatever refuses it.
         """
         await self.ask(effect, label, guarded=guarded)
-        mask = _Raw if raw else self.runner.mask
+        mask = Unmasked if raw else self.runner.mask
         started, note = time.perf_counter(), "not started"
         try:
             async with self.runner.slots:
@@ -208,13 +208,3 @@ class Host:
             elapsed = time.monotonic() - started
             line = transcript.last_line() or f"{transcript.end} bytes so far"
             await self.call.progress(min(elapsed, total), total, line[:200])
-
-
-class _Raw:
-    """A Mask that hides nothing."""
-
-    def feed(self, chunk: bytes) -> bytes:
-        return chunk
-
-    def flush(self) -> bytes:
-        return b""

@@ -20,6 +20,18 @@ class Mask(Protocol):
         """Return the rest, masked: an unfinished line."""
 
 
+class Unmasked:
+    """A Mask that hides nothing: for what is not text, or is masked elsewhere."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the chunk."""
+        return chunk
+
+    def flush(self) -> bytes:
+        """Return nothing: nothing is held back."""
+        return b""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some output. `start` counts from the first byte the command wrote."""

@@ -9,7 +9,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pvemcp.sim.clock import Clock
 from pvemcp.sim.faults import Faults
@@ -55,6 +55,22 @@ class Snapshot:
     vmstate: bool = False
 
 
+class System(Protocol):
+    """A real system behind a simulated guest's agent."""
+
+    def start(self, argv: list[str], stdin: bytes) -> int:
+        """Start a program and return its process id."""
+
+    def status(self, pid: int) -> tuple[int, int, bytes, bytes] | tuple[()] | None:
+        """Return exit code, signal, output and error output; () while it runs; None afterwards."""
+
+    def read(self, path: str) -> bytes:
+        """Return the contents of a file. Raises OSError."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file. Raises OSError."""
+
+
 @dataclass(slots=True)
 class Guest:
     """A virtual machine or container. `config` holds what GET config shows, but for the digest."""
@@ -75,6 +91,8 @@ class Guest:
     addresses: tuple[str, ...] = ()
     """CIDRs of the first interface."""
     runs: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    system: System | None = None
+    """What its agent works with instead of the few programs of a simulated guest."""
     """Commands started through the guest agent, by pid."""
 
     @property

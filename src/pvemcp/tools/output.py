@@ -14,6 +14,8 @@ _WHY = {
     "timeout": "ended at its time limit",
     "output": "ended: it wrote more than it may",
     "input": "ended: it did not read its input",
+    "agent": "the guest agent cut its output",
+    "unsure": "its time is up, and the guest has not confirmed its end",
     "vanished": "its sandbox was killed: out of memory, or ended on the host",
 }
 
