@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pvemcp.access.policy import permit
 from pvemcp.call import ApiToken, Call, Effect
 from pvemcp.errors import Denied, Unavailable
+from pvemcp.host.bubblewrap import Bubblewrap
 from pvemcp.host.executor import Executor, Helper, Nowhere
 from pvemcp.host.runner import Runner
 from pvemcp.host.transcript import Mask
@@ -22,10 +23,21 @@ PRIVILEGES = {
 
 
 def executor(settings: Settings) -> Executor:
-    """Return what runs commands here."""
+    """Return what runs commands here: the root helper, else bubblewrap, else nothing."""
     if settings.helper_socket.exists():
         return Helper(settings.helper_socket, settings.exec_file)
-    return Nowhere("the root helper is not installed", "Install the package on the PVE host.")
+    if not settings.pve_is_local:
+        return Nowhere(
+            "pvemcp is not on the PVE host", "Install the package there: its helper runs them."
+        )
+    found = Bubblewrap((settings.state_dir,))
+    reason = found.unfit()
+    if reason:
+        hint = (
+            "Install the package on the PVE host, or bubblewrap here for commands that only read."
+        )
+        return Nowhere(f"the root helper is not here, and {reason}", hint)
+    return found
 
 
 def runner(

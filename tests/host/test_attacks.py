@@ -15,8 +15,8 @@ from tests.host.served import Served
 from tests.host.waiting import until
 from tests.scenarios.rig import Caller, ToolFault
 
-AT_ONCE = 5
-"""Shells that a grant may have."""
+AT_ONCE = {"run": 10, "shell": 5, "job": 8}
+"""A grant may have 5 shells and 10 jobs."""
 _MANIFEST = """\
 find / -xdev -type f -not -path '/var/log/*' -not -path '/tmp/*' -not -path '/var/tmp/*' \
 -not -path '/var/lib/pvemcp*' -not -path '/var/lib/systemd/*' -not -path '/run/*' \
@@ -65,7 +65,7 @@ async def test_no_attack_succeeds(host: Served, way: str) -> None:
     machine = host.machine
     machine.run(["bash", "-c", PREPARE])
     before = _manifest(machine)
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE[way])
     async with host.client(host.grant(f"attacker-{way}", ceiling="read")) as client:
 
         async def attempt(attack: Attack) -> str:

@@ -30,8 +30,13 @@ class Inner:
         given = tempfile.TemporaryFile()  # noqa: SIM115
         given.write(stdin)
         given.seek(0)
-        with given:
-            process = subprocess.Popen(argv, stdin=given, stdout=out, stderr=err, cwd="/")
+        try:
+            with given:
+                process = subprocess.Popen(argv, stdin=given, stdout=out, stderr=err, cwd="/")
+        except OSError:
+            out.close()
+            err.close()
+            raise
         self.runs[process.pid] = _Run(process, (out, err))
         return process.pid
 

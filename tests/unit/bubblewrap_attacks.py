@@ -1,0 +1,183 @@
+"""What a client might try in the sandbox of bubblewrap.
+
+`{place}` holds canary/one, canary/sub/two, home/secret, state/secret and socket; `{mark}` is how long
+a process sleeps that is looked for afterwards; `{victim}` is a process, `{port}` a port of 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attempt. A bomb may take down its own shell; `never` must not be in the output."""
+
+    name: str
+    command: str
+    never: tuple[str, ...] = ()
+    bomb: bool = False
+
+
+def _python(text: str) -> str:
+    return f"python3 - <<'END'\n{text}\nEND"
+
+
+_CALL = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); "
+_MACHINE = "import platform; arm = platform.machine() == 'aarch64'; "
+
+_WRITES = [
+    Attack("rm", "rm -rf {place}/canary {place}/canary/*"),
+    Attack("redirect", "echo x > {place}/canary/one; echo x >> {place}/canary/sub/two"),
+    Attack("new file", "echo x > {place}/canary/new; mkdir {place}/canary/folder"),
+    Attack("mv", "mv {place}/canary/one {place}/canary/three; mv {place}/canary /tmp/canary"),
+    Attack("chmod", "chmod 000 {place}/canary/one; chown 0 {place}/canary/one"),
+    Attack("hard link", "ln {place}/canary/one /tmp/one && echo x > /tmp/one"),
+    Attack("symbolic link", "ln -s {place}/canary/one /tmp/one; echo x > /tmp/one"),
+    Attack("/proc/self/root", "echo x > /proc/self/root{place}/canary/one"),
+    Attack("/proc/1/root", "echo x > /proc/1/root{place}/canary/one; rm /proc/1/root{place}/*/*"),
+    Attack("/proc/1/cwd", "cd /proc/1/cwd && echo x > .{place}/canary/one"),
+    Attack("truncate", "truncate -s 0 {place}/canary/one; dd if=/dev/null of={place}/canary/one"),
+    Attack(
+        "setuid shell",
+        "cp /bin/sh {place}/canary/sh; cp /bin/sh /tmp/sh; chmod 4755 /tmp/sh; /tmp/sh -p -c id",
+        ("euid=0", "uid=0"),
+    ),
+]
+_KERNEL = [
+    Attack("mount", "mount -t tmpfs none {place}/canary && echo mounted", ("mounted",)),
+    Attack("remount", "mount -o remount,rw / && echo x > {place}/canary/one"),
+    Attack("umount", "umount -l {place}/home /home /root /tmp; cat {place}/home/secret"),
+    Attack("unshare user", "unshare -Ur sh -c 'echo inside'", ("inside",)),
+    Attack("unshare mount", "unshare -Urm sh -c 'mount -o remount,rw /; echo inside'", ("inside",)),
+    Attack(
+        "clone a user namespace",
+        _python(
+            f"{_CALL}{_MACHINE}import os\n"
+            "if libc.syscall(220 if arm else 56, 0x10000000 | 17, 0, 0, 0, 0) >= 0: print('inside')"
+        ),
+        ("inside",),
+    ),
+    Attack("nsenter", "nsenter -t 1 -a id && echo inside; nsenter -t {victim} -m id", ("inside",)),
+    Attack("/proc/sys", "echo 0 > /proc/sys/kernel/pid_max && echo written", ("written",)),
+    Attack(
+        "sysctl of the namespaces",
+        "echo 99 > /proc/sys/user/max_user_namespaces && echo written",
+        ("written",),
+    ),
+    Attack("sysrq", "echo h > /proc/sysrq-trigger && echo written", ("written",)),
+    Attack("cgroup", "find /sys/fs/cgroup -name cgroup.procs -exec tee {} \\; <<< $$"),
+    Attack(
+        "device", "mknod /tmp/disk b 8 0 && echo made; ls /dev/sd* /dev/vd* /dev/mem", ("made",)
+    ),
+    Attack(
+        "keyring",
+        _python(
+            f"{_CALL}{_MACHINE}\n"
+            "if libc.syscall(219 if arm else 250, 0, -3, 1) >= 0: print('keyring')"
+        ),
+        ("keyring",),
+    ),
+    Attack(
+        "io_uring",
+        _python(
+            f"{_CALL}\nif libc.syscall(425, 4, ctypes.create_string_buffer(120)) >= 0: "
+            "print('ring')"
+        ),
+        ("ring",),
+    ),
+    Attack("hostname", "hostname pwned && echo renamed", ("renamed",)),
+]
+_OTHERS = [
+    Attack(
+        "kill everybody", "kill -9 {victim}; (trap '' TERM; kill -TERM -1); pkill sleep", (), True
+    ),
+    Attack("stop", "kill -STOP {victim}; pkill -STOP sleep; renice -n 19 -p {victim}"),
+    Attack(
+        "ptrace",
+        _python(
+            f"{_CALL}import os\nfor pid in ({{victim}}, os.getppid(), 1):\n"
+            "    if libc.ptrace(16, pid, 0, 0) == 0: print('attached')"
+        ),
+        ("attached",),
+    ),
+    Attack("environ of the victim", "tr '\\0' '\\n' < /proc/{victim}/environ"),
+    Attack("environ of all", "cat /proc/[0-9]*/environ /proc/*/task/*/environ | tr '\\0' '\\n'"),
+    Attack("descriptors of all", "for f in /proc/[0-9]*/fd/*; do timeout 1 head -c 999 $f; done"),
+    Attack("secret of the home", "cat {place}/home/secret /proc/1/root{place}/home/secret"),
+    Attack(
+        "secret of the state", "cat {place}/state/secret; find {place}/state -type f -exec cat {} +"
+    ),
+    Attack("all secrets", "grep -rs canary-of-the {place} /home /root /run /tmp /dev/shm"),
+    Attack(
+        "loopback", "exec 3<> /dev/tcp/127.0.0.1/{port} && echo connected", ("connected",), True
+    ),
+    Attack(
+        "network",
+        "grep -v lo: /proc/net/dev | grep : && echo device; ip link add d type dummy",
+        ("device",),
+    ),
+    Attack(
+        "unix socket",
+        _python("import socket\nsocket.socket(socket.AF_UNIX).connect('{place}/socket')"),
+    ),
+    Attack(
+        "abstract socket",
+        _python("import socket\nsocket.socket(socket.AF_UNIX).connect('\\0pvemcp-{mark}')"),
+    ),
+    Attack(
+        "vsock",
+        _python("import socket\nsocket.socket(40, socket.SOCK_STREAM)\nprint('opened')"),
+        ("opened",),
+    ),
+]
+_LEFT = [
+    Attack("background", "sleep {mark} & disown -a"),
+    Attack("setsid", "setsid sleep {mark} > /dev/null 2>&1 < /dev/null &"),
+    Attack("nohup", "nohup setsid nohup sleep {mark} > /dev/null 2>&1 &"),
+    Attack(
+        "double fork",
+        _python(
+            "import os\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n"
+            "  os.closerange(0, 99); os.execvp('sleep', ['sleep', '{mark}'])"
+        ),
+    ),
+    Attack(
+        "first process",
+        "setsid sleep {mark} & kill -9 1; kill -STOP 1; kill -9 $PPID",
+        (),
+        True,
+    ),
+]
+_BOMBS = [
+    Attack("fork bomb", ":(){ :|:& };:; sleep {mark}", (), True),
+    Attack(
+        "more processes",
+        "for i in $(seq 300); do sleep {mark} & done; ls -d /proc/[0-9]* | wc -l | grep -E '^[2-9]..'"
+        " && echo many",
+        ("many",),
+        True,
+    ),
+    Attack(
+        "memory",
+        _python("a = bytearray(5 << 30)\nprint('taken')"),
+        ("taken",),
+        True,
+    ),
+    Attack(
+        "fill folders",
+        "for d in /tmp /var/tmp /dev/shm /run /dev /home; do for i in $(seq 5); do "
+        "head -c 60M /dev/zero > $d/f$i; done; done 2> /dev/null; cat /tmp/f* /var/tmp/f* /dev/shm/f* "
+        "/run/f* /dev/f* /home/f* 2> /dev/null | wc -c | grep -E '^([2-9]........|[0-9]{10})' "
+        "&& echo filled",
+        ("filled",),
+        True,
+    ),
+    Attack("large file", "head -c 90M /dev/zero > /tmp/f && echo large", ("large",)),
+    Attack(
+        "descriptors",
+        _python("import os\nfor _ in range(2000): os.open('/dev/null', 0)\nprint('opened')"),
+        ("opened",),
+    ),
+]
+ATTACKS = (*_WRITES, *_KERNEL, *_OTHERS, *_LEFT, *_BOMBS)
