@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from pvemcp.access.policy import permit
 from pvemcp.call import ApiToken, Call, Effect
 from pvemcp.errors import Denied, Unavailable
-from pvemcp.host.bubblewrap import Bubblewrap
+from pvemcp.host.bubblewrap import find
 from pvemcp.host.executor import Executor, Helper, Nowhere
 from pvemcp.host.runner import Runner
+from pvemcp.host.ssh import Door, Ssh
 from pvemcp.host.transcript import Mask
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
@@ -24,19 +26,32 @@ PRIVILEGES = {
 
 def executor(settings: Settings) -> Executor:
     """Return what runs commands here: the root helper, else bubblewrap, else nothing."""
+    if settings.ssh_host and settings.ssh_key_path is not None:
+        known = settings.ssh_known_hosts or Path("~/.ssh/known_hosts").expanduser()
+        return Ssh(
+            Door(
+                host=settings.ssh_host,
+                user=settings.ssh_user,
+                port=settings.ssh_port,
+                key=settings.ssh_key_path,
+                known_hosts=known,
+                socket=settings.helper_socket,
+            )
+        )
     if settings.helper_socket.exists():
         return Helper(settings.helper_socket, settings.exec_file)
     if not settings.pve_is_local:
         return Nowhere(
-            "pvemcp is not on the PVE host", "Install the package there: its helper runs them."
+            "pvemcp is not on the PVE host",
+            "Set ssh_host and ssh_key_path: the helper of the package there runs them.",
         )
-    found = Bubblewrap((settings.state_dir,))
-    reason = found.unfit()
-    if reason:
+    own = (settings.pve_token_secret_file, settings.tls_key, settings.ssh_key_path)
+    found = find(settings.state_dir, *filter(None, own))
+    if isinstance(found, str):
         hint = (
             "Install the package on the PVE host, or bubblewrap here for commands that only read."
         )
-        return Nowhere(f"the root helper is not here, and {reason}", hint)
+        return Nowhere(f"the root helper is not here, and {found}", hint)
     return found
 
 

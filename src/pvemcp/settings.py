@@ -304,6 +304,7 @@ def _default_state_dir(env: Mapping[str, str]) -> str:
 
 def _refuse_contradictions(given: Settings) -> None:
     _refuse_contradictory_token(given)
+    _refuse_half_an_ssh(given)
     if bool(given.tls_cert) != bool(given.tls_key):
         lacking, present = ("tls_key", "tls_cert") if given.tls_cert else ("tls_cert", "tls_key")
         raise wrong(lacking, f"is missing while {present} is set.", "Set both, or neither.")
@@ -319,6 +320,17 @@ def _refuse_contradictions(given: Settings) -> None:
             "is plain http, which has no certificate to check.",
             "Use https://, or drop pve_ca_file and pve_fingerprint.",
         )
+
+
+def _refuse_half_an_ssh(given: Settings) -> None:
+    if given.ssh_host and given.ssh_key_path is None:
+        raise wrong(
+            "ssh_key_path",
+            f"is missing while ssh_host is {given.ssh_host}.",
+            "Make a key (ssh-keygen -t ed25519), or drop ssh_host.",
+        )
+    if given.ssh_key_path is not None and not given.ssh_host:
+        raise wrong("ssh_host", "is missing while ssh_key_path is set.", "Set both, or neither.")
 
 
 def _refuse_contradictory_token(given: Settings) -> None:

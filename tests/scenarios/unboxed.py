@@ -31,6 +31,9 @@ class Unboxed:
         self.asked: list[Mapping[str, Any]] = []
         self.running: list[asyncio.subprocess.Process] = []
 
+    async def ready(self) -> None:
+        """Do nothing: the node is known."""
+
     async def open(self, request: Mapping[str, Any]) -> Link:
         """Start a command as the helper would, but for the unit."""
         self.asked.append(request)

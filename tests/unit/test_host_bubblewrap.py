@@ -29,6 +29,7 @@ from tests.unit.bubblewrap_attacks import ATTACKS, Attack
 
 SECRET = "canary-of-the-sandbox-7Qm2"
 ROOT = os.geteuid() == 0
+SHADOW = Path("/etc/shadow").read_bytes().splitlines()[0] if ROOT else b""
 REASON = found if isinstance(found := find(), str) else ""
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
@@ -64,6 +65,14 @@ async def run(box: Bubblewrap, shell: str, *, stdin: bytes = b"", **more: Any) -
     link = await box.open({"do": "run", "profile": "read", "shell": shell, **more})
     await link.send_input(stdin, last=True)
     return await follow(link)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+VISIBLE = next((one for one in ("/srv", "/opt") if os.access(one, os.W_OK)), None)
+"""Where a sandbox sees what the test makes; only root has such a place."""
 
 
 class World:
@@ -144,7 +153,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     # Not in /tmp, which no sandbox sees: there it is to be read, and must not be written.
-    place = tempfile.mkdtemp(prefix=".sandbox-", dir=Path(__file__).parent)
+    place = tempfile.mkdtemp(prefix=".sandbox-", dir=VISIBLE)
     made = World(Path(place))
     monkeypatch.setenv("HOME", str(made.home))
     monkeypatch.setenv("PVEMCP_CANARY", SECRET)
@@ -187,8 +196,7 @@ async def test_a_command_starts_in_tmp_with_a_bare_environment(box: Bubblewrap) 
 
 async def test_what_the_service_may_read_can_be_read(box: Bubblewrap, world: World) -> None:
     ran = await run(box, f"cat {world.canary}/one; id -u")
-    hidden = any(Path(__file__).is_relative_to(one) for one in ("/home", "/root", "/tmp"))
-    assert hidden or ran.out.startswith(b"intact")
+    assert ran.out.startswith(b"intact") is (VISIBLE is not None)
     assert (b"65534" in ran.out) is ROOT
 
 
@@ -266,7 +274,7 @@ async def test_an_attack_leaves_nothing(box: Bubblewrap, world: World, attack: A
     command = attack.command
     for name, value in world.words.items():
         command = command.replace(name, value)
-    ran = await run(box, f"{command}\necho tried", timeout=5)
+    ran = await run(box, f"{command}\necho tried", timeout=2)
     await box.close()
     assert ran.out.endswith(b"tried\n") or attack.bomb
     assert SECRET.encode() not in ran.out + ran.err
@@ -281,7 +289,7 @@ async def test_an_attack_leaves_nothing(box: Bubblewrap, world: World, attack: A
 @pytest.mark.skipif(not ROOT, reason="only root can read /etc/shadow")
 async def test_a_service_of_root_does_not_lend_its_rights(box: Bubblewrap, world: World) -> None:
     ran = await run(box, f"cat /etc/shadow* /proc/1/root/etc/shadow {world.canary}/../secret; id")
-    assert Path("/etc/shadow").read_bytes().splitlines()[0] not in ran.out
+    assert SHADOW not in ran.out
     assert ran.out.startswith(b"uid=65534")
 
 
@@ -318,7 +326,8 @@ done; echo tried
 async def test_the_terminal_of_the_service_is_out_of_reach() -> None:
     master, slave = pty.openpty()
     try:
-        ran = subprocess.run(
+        ran = await asyncio.to_thread(
+            subprocess.run,
             ["setsid", "--ctty", "--wait", sys.executable, "-c", TTY, PUSH],
             stdin=slave,
             capture_output=True,
@@ -338,12 +347,11 @@ async def test_the_terminal_of_the_service_is_out_of_reach() -> None:
 
 
 async def test_closing_the_link_ends_everything(box: Bubblewrap, world: World) -> None:
-    shell = f"setsid sleep {world.mark} & kill -STOP $PPID; echo up; sleep {world.mark}"
+    shell = f"setsid sleep {world.mark} & echo; read x; kill -STOP $PPID; sleep {world.mark}"
     link = await box.open({"do": "run", "profile": "read", "shell": shell, "timeout": 60})
-    for _ in range(20):
-        if world.left():
-            break
-        await asyncio.to_thread(subprocess.run, ["true"], check=True)
+    while (frame := await link.receive()) and frame.kind != "O":
+        pass
+    assert world.left()
     link.close()
     await box.close()
     assert world.left() == []
@@ -364,8 +372,8 @@ async def test_closing_the_executor_ends_everything(box: Bubblewrap, world: Worl
 
 
 async def test_twenty_run_at_once_and_leave_no_descriptor(box: Bubblewrap, world: World) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     ran = await asyncio.gather(*(run(box, f"echo {n} > /tmp/n; cat /tmp/n") for n in range(20)))
     assert [int(one.out) for one in ran] == list(range(20))
     await box.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

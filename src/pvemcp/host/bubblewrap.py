@@ -1,151 +1,351 @@
-"""Commands that only read, where there is no systemd: in a sandbox by bubblewrap."""
+"""Runs what only reads in a sandbox of bubblewrap: on a workstation and in the demo.
+
+Everything that the root helper is needed for is refused. What systemd bounds there and nothing
+bounds here: the memory of all processes of a command together, and the number of files in /tmp.
+A FIFO that the service's user may write, outside the hidden folders, can be written.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import glob
+import math
 import os
+import platform
+import pwd
+import re
 import shutil
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pvemcp.errors import Unavailable
 from pvemcp.host import helper
-from pvemcp.host.frames import HEADER, Link, fault_of
+from pvemcp.host.frames import HEADER, Link, Writer, fault_of
+from pvemcp.host.seccomp import program
 
-PROFILE = "read"
-HINT = "Install the package on the PVE host, whose root helper can do it."
-PYTHON = "/usr/bin/python3"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+ENVIRONMENT = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108 - the sandbox's own
+TOOLS = {
+    "bwrap": "bubblewrap",
+    "prlimit": "util-linux",
+    "choom": "util-linux",
+    "setpriv": "util-linux",
+    "python3": "python3",
+}
+"""Programs that are needed, and the packages that have them."""
 NOBODY = 65534
-_WRITABLE = ("/tmp", "/var/tmp", "/run")  # noqa: S108 - of the sandbox's own
-TMP = str(64 << 20)
-_FOLDERS = (
-    "/home", "/root", "/etc/ssh", "/etc/pve", "/etc/pvemcp", "/etc/ssl/private", "/var/lib/pvemcp",
-    "/var/lib/pvemcp-run", "/var/lib/pvemcp-helper", "/var/spool", "/var/log",
-)  # fmt: skip
-_FILES = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-")
-_LIMITS = ("--nproc=256", "--as=4294967296", "--fsize=67108864", "--nofile=1024", "--core=0")
+INSIDE = "/run/pvemcp-inside.py"
+SCRATCH = {"/tmp": 128 << 20, "/var/tmp": 32 << 20, "/run": 1 << 20}  # noqa: S108 - as above
+SHARED_MEMORY = 16 << 20
+"""Bytes that fit into a command's own folders; they are memory."""
+LIMITS = {"nproc": 128, "as": 4 << 30, "fsize": 64 << 20, "nofile": 1024, "core": 0}
+SLACK = 60
+"""Seconds of processor time beyond a command's own time."""
+HIDDEN = (
+    "/home /root /etc/ssh /etc/ssl/private /etc/shadow* /etc/gshadow* /etc/pvemcp /etc/pve/priv "
+    "/etc/pve/nodes /var/lib/pvemcp* /var/lib/pve-cluster /var/lib/systemd /var/spool "
+    "/var/log/journal"
+).split()
+NEEDED = ("/usr/bin", "/usr/sbin", "/usr/lib", "/etc", "/var/lib", "/dev", "/proc", "/sys", "/run")
+"""What is never hidden, nor anything above it: some users have such a home."""
+SWITCHES = {
+    "kernel/unprivileged_userns_clone": "0",
+    "user/max_user_namespaces": "0",
+    "kernel/apparmor_restrict_unprivileged_userns": "1",
+}
+"""Settings of the kernel with which nobody but root may make a sandbox."""
+PROBE_SECONDS = 5
+NEEDS_HELPER = "Install the package on the PVE host."
+
+
+def find(*hidden: Path) -> Bubblewrap | str:
+    """Return the executor, or why there is none. Waits for a sandbox that runs `true`.
+
+    `hidden` are files and folders of the service that no command may see.
+    """
+    for tool, package in TOOLS.items():
+        if shutil.which(tool, path=PATH) is None:
+            return f"{tool} is missing (package {package})"
+    try:
+        found = Bubblewrap(*hidden)
+        found.probe()
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode("utf-8", "replace").strip()
+        off = f" ({switch} forbids it)" if (switch := _switch()) else ""
+        return f"bubblewrap cannot make a sandbox{off}: {said[-500:] or error.returncode}"
+    except (OSError, subprocess.SubprocessError, LookupError) as error:
+        return f"bubblewrap cannot make a sandbox: {error}"
+    return found
+
+
+def _switch() -> str:
+    """Return the kernel's setting that forbids sandboxes, as sysctl names it; or nothing."""
+    for name, off in SWITCHES.items():
+        with contextlib.suppress(OSError):
+            if Path("/proc/sys", name).read_text("ascii").strip() == off:
+                return f"sysctl {name.replace('/', '.')} = {off}"
+    return ""
 
 
 class Bubblewrap:
-    """Runs the `read` profile in namespaces of its own: no network, nothing writable but /tmp.
+    """The profile `read`, each command in namespaces of its own, as the service's user.
 
-    Not as strict as a unit: no filter of system calls, and limits for each process alone.
+    A service that is root has its commands run as nobody.
     """
 
-    def __init__(self, hidden: Sequence[Path] = ()) -> None:
-        """`hidden` are folders that commands must not see, such as the service's state."""
-        name = socket.gethostname()
-        self.node = name.partition(".")[0]
-        self.place = f"{name}, in bubblewrap"
-        self._hidden = [str(path) for path in hidden]
-        self._running: set[asyncio.Task[int]] = set()
+    def __init__(self, *hidden: Path) -> None:
+        package = resources.files("pvemcp.host")
+        self.node = socket.gethostname().partition(".")[0]
+        self.place = f"{socket.gethostname()}, in bubblewrap"
+        self._inside = package.joinpath("inside.py").read_bytes()
+        self._exec = package.joinpath("exec.toml").read_text("utf-8")
+        self._filter = program(platform.machine())
+        self._hidden = (*map(str, hidden), *_homes())
+        self._running: dict[asyncio.Task[None], Sandbox] = {}
 
-    def unfit(self) -> str:
-        """Return why it does not work here, or "". Takes some milliseconds."""
-        for program in ("bwrap", "setpriv", "prlimit", PYTHON):
-            if shutil.which(program) is None:
-                return f"{program} is not installed"
-        inside = os.open(_inside(), os.O_RDONLY)
-        try:
-            argv = self._command(inside, tty=False)
-            done = subprocess.run(  # noqa: S603 - fixed words
-                argv, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=(inside,), timeout=10,
-                check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"bubblewrap does not start: {error}"
-        finally:
-            os.close(inside)
-        said = done.stderr.decode("utf-8", "replace").strip()
-        return "" if done.returncode == 0 else f"bubblewrap does not work here: {said[:200]}"
+    async def ready(self) -> None:
+        """Do nothing: the node is this host."""
 
     async def open(self, request: Mapping[str, Any]) -> Link:
-        """Start a command. Raises Unavailable for what needs the root helper."""
+        """Start a sandbox and send it the request. Raises Unavailable for other profiles."""
         spec = self._spec(dict(request))
-        inside = os.open(_inside(), os.O_RDONLY)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command(inside, tty="tty" in spec),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                pass_fds=(inside,),
-            )
-        finally:
-            os.close(inside)
-        ending = asyncio.create_task(process.wait())
-        self._running.add(ending)
-        ending.add_done_callback(self._running.discard)
-        if process.stdin is None or process.stdout is None:
-            raise TypeError("a process without pipes")
-        link = Link(process.stdout, process.stdin)
-        await link.send("R", json.dumps(spec).encode())
-        return link
+        limits = LIMITS | {"cpu": math.ceil(spec["timeout"]) + SLACK}
+        options = [f"--{name}={value}" for name, value in limits.items()]
+        command = ["choom", "-n", "1000", "--", "prlimit", *options, "--"]
+        sandbox = await self._start([*command, "python3", "-I", "-S", INSIDE])
+        await sandbox.link.send_object("R", spec)
+        return sandbox.link
 
     async def allowed(self) -> str:
-        """Return what the package brings, less what only root can do."""
-        return _rules()
+        """Return the exec.toml of the package."""
+        return self._exec
 
     async def close(self) -> None:
-        """Wait for the commands, whose connections are closed by now."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await asyncio.gather(*self._running)
+        """End all commands, and wait until nothing of them is left."""
+        for sandbox in self._running.values():
+            sandbox.link.close()
+        await asyncio.gather(*self._running)
+
+    def probe(self) -> None:
+        """Run `true` in a sandbox. Raises what subprocess.run raises."""
+        with self._files() as (argv, fds):
+            subprocess.run(  # noqa: S603 - no shell, and no word of a caller's
+                [*argv, "--", "choom", "-n", "1000", "--", "prlimit", "--core=0", "--", "true"],
+                check=True,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=PROBE_SECONDS,
+                pass_fds=fds,
+                env=ENVIRONMENT,
+                cwd="/",
+            )
 
     def _spec(self, request: dict[str, Any]) -> dict[str, Any]:
-        config = helper.parsed(_rules())
+        """Return what inside.py is told. Raises the Fault of a refusal."""
+        config, argv = helper.parsed(self._exec), None
         try:
-            argv = None
-            if request["do"] == "operation":
-                found = config["operations"].get(str(request["name"]), {})
-                helper.need(found, "there is no such operation")
-                request["profile"] = found["profile"]
+            if request.get("do") == "operation":
+                found = config["operations"].get(str(request.get("name")), {})
+                helper.need(found, "there is no such operation", "host_diagnose lists them.")
+                _only_read(found["profile"], f"the operation {request['name']}")
                 argv = helper.command_of(found, request.get("params") or {})
-            if request["do"] == "job" or request["profile"] != PROFILE:
-                what = "a job" if request["do"] == "job" else f"the profile {request['profile']}"
-                raise Unavailable(f"{what} needs the root helper, which is not here", hint=HINT)
-            return helper.spec_of(request, helper.profile_of(config, PROFILE), argv)
+            elif request.get("do") == "run":
+                _only_read(request.get("profile"), f"the profile {request.get('profile')}")
+            else:
+                _only_read(None, f"a {request.get('do')}")
+            return helper.spec_of(request, helper.profile_of(config, "read"), argv)
         except helper.Refused as refused:
             raise fault_of(refused.frame[HEADER.size :]) from None
 
-    def _command(self, inside: int, *, tty: bool) -> list[str]:
-        # As root it would still own root's files outside, whatever it is called inside.
-        drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-        folders = [place for place in (*_FOLDERS, *self._hidden) if Path(place).is_dir()]
-        home = str(Path.home())
-        if home != "/" and not any(_within(home, place) for place in folders):
-            folders.append(home)
-        covered = [word for place in folders for word in ("--tmpfs", place)]
-        covered += [w for f in _FILES if Path(f).exists() for w in ("--ro-bind", "/dev/null", f)]
-        return [
-            *(drop if os.geteuid() == 0 else ()),
-            *("prlimit", *_LIMITS, "--"),
-            *("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv"),
-            *(() if tty else ("--new-session",)),
-            *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
-            *(w for place in _WRITABLE for w in ("--size", TMP, "--tmpfs", place)),
-            *covered,
-            *("--remount-ro", "/run"),
-            *(w for place in folders for w in ("--remount-ro", place)),
-            *("--file", str(inside), "/tmp/.inside.py"),  # noqa: S108 - a /tmp of its own
-            *("--setenv", "PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-            *("--chdir", "/tmp", "--", PYTHON, "-I", "-S", "/tmp/.inside.py"),  # noqa: S108
-        ]
+    async def _start(self, command: Sequence[str]) -> Sandbox:
+        ours, theirs = socket.socketpair()
+        told, tells = socket.socketpair()
+        with told, tells:
+            try:
+                with theirs, self._files(tells.fileno()) as (argv, fds):
+                    process = await asyncio.create_subprocess_exec(
+                        *argv,
+                        "--",
+                        *command,
+                        stdin=theirs.fileno(),
+                        stdout=theirs.fileno(),
+                        stderr=asyncio.subprocess.DEVNULL,  # else they reach the service's own
+                        pass_fds=fds,
+                        env=ENVIRONMENT,  # theirs to read in /proc/1/environ
+                        cwd="/",
+                    )
+                reader, writer = await asyncio.open_unix_connection(sock=ours)
+            except BaseException:
+                ours.close()
+                raise
+            tells.close()
+            sandbox = Sandbox(process, writer)
+            sandbox.link = Link(reader, sandbox)
+            task = asyncio.create_task(sandbox.reap())
+            self._running[task] = sandbox
+            task.add_done_callback(self._running.pop)
+            try:
+                await sandbox.begin(told)
+            except BaseException:
+                sandbox.link.close()
+                raise
+        return sandbox
+
+    @contextlib.contextmanager
+    def _files(self, info: int = -1) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+        """Yield the command line up to the command, and the descriptors that it names."""
+        with contextlib.ExitStack() as stack:
+            fds = [stack.enter_context(_in_memory(data)) for data in (self._inside, self._filter)]
+            argv = self._argv(*fds)
+            if info >= 0:
+                fds.append(info)
+                argv += ["--info-fd", str(info)]
+            yield argv, tuple(fds)
+
+    def _argv(self, inside: int, seccomp: int) -> list[str]:
+        ids = f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"
+        argv = ["setpriv", *ids, "--"] if os.geteuid() == 0 else []
+        argv += ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop"]
+        # Always a session of its own: a command's terminal is made by inside.py.
+        argv += ["ALL", "--die-with-parent", "--new-session", "--clearenv"]
+        for name, value in ENVIRONMENT.items():
+            argv += ["--setenv", name, value]
+        argv += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+        argv += [*_tmpfs("/dev/shm", SHARED_MEMORY), "--remount-ro", "/dev"]  # noqa: S108 - as above
+        scratch = {os.path.realpath(path): size for path, size in SCRATCH.items()}
+        for path, size in scratch.items():
+            argv += _tmpfs(path, size)
+        for path in _hide((*HIDDEN, *map(glob.escape, self._hidden)), scratch):
+            if Path(path).is_dir():
+                argv += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
+            else:
+                argv += ["--ro-bind", "/dev/null", path]
+        argv += ["--ro-bind-data", str(inside), INSIDE, "--seccomp", str(seccomp)]
+        return [*argv, "--chdir", "/"]
 
 
-def _within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
+@dataclass(slots=True)
+class Sandbox:
+    """A running sandbox: the writer of its link, which kills it at the end."""
+
+    process: asyncio.subprocess.Process
+    writer: Writer
+    link: Link = field(init=False)
+    pidfd: int = -1
+    """The first process in its namespace: what ends with it, nobody in there can prevent."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def begin(self, told: socket.socket) -> None:
+        """Wait until it exists. Raises Unavailable when it does not come to that."""
+        loop, said = asyncio.get_running_loop(), b""
+        told.settimeout(0)
+        try:
+            while data := await loop.sock_recv(told, 4096):
+                said += data
+            found = re.search(rb'"child-pid": (\d+)', said)
+            with contextlib.suppress(ProcessLookupError):
+                self.pidfd = os.pidfd_open(int(found[1])) if found else -1
+        finally:
+            self.begun.set()
+        if self.pidfd < 0:
+            raise Unavailable(
+                "the command's sandbox did not start", hint="Run bwrap by hand to see why."
+            )
+
+    async def reap(self) -> None:
+        """Wait until nothing of it is left."""
+        await self.begun.wait()
+        await self.process.wait()
+        if self.pidfd < 0:
+            return
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        self._kill()  # bwrap has ended with the command; what that left behind goes now
+        loop.add_reader(self.pidfd, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def write(self, data: bytes) -> None:
+        """Take bytes to send."""
+        self.writer.write(data)
+
+    async def drain(self) -> None:
+        """Wait until some of them have gone."""
+        await self.writer.drain()
+
+    def close(self) -> None:
+        """Kill all that is in it."""
+        self.writer.close()
+        self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            elif self.process.returncode is None:
+                self.process.kill()
 
 
-def _inside() -> Path:
-    return Path(helper.__file__).with_name("inside.py")
+def _only_read(profile: object, what: str) -> None:
+    if profile != "read":
+        raise Unavailable(f"{what:.100} needs the root helper", hint=NEEDS_HELPER)
 
 
-def _rules() -> str:
-    return files("pvemcp.host").joinpath("exec.toml").read_text("utf-8")
+def _tmpfs(path: str, size: int) -> list[str]:
+    return ["--perms", "1777", "--size", str(size), "--tmpfs", path]
+
+
+@contextlib.contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    fd = os.memfd_create("pvemcp")
+    try:
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _homes() -> set[str]:
+    """Return the homes of people, and of the service's own user."""
+    own, users = os.geteuid(), pwd.getpwall()
+    people = {
+        user.pw_dir
+        for user in users
+        if user.pw_uid == own or (user.pw_uid >= 1000 and user.pw_uid != NOBODY)
+    }
+    return {home for home in people | {os.environ.get("HOME", "")} if home.startswith("/")}
+
+
+def _hide(patterns: Iterable[str], scratch: Mapping[str, int]) -> list[str]:
+    """Return the existing ones as the sandbox can reach them, none of them within another."""
+    real = {_reached(path) for pattern in patterns for path in glob.glob(pattern)}  # noqa: PTH207
+    needed = [Path(os.path.realpath(path)) for path in NEEDED]
+    kept: list[str] = []
+    for path in sorted(real):  # a folder comes before what is in it
+        over = [*scratch, *kept]
+        covered = any(Path(path).is_relative_to(above) for above in over)
+        if not covered and not any(one.is_relative_to(path) for one in needed):
+            kept.append(path)
+    return kept
+
+
+def _reached(path: str) -> str:
+    """Return the path without links, or the first folder on the way that lets nobody pass."""
+    real = Path(os.path.realpath(path))
+    for folder in reversed(real.parents):
+        passes = folder.stat().st_mode & 1 if os.geteuid() == 0 else os.access(folder, os.X_OK)
+        if not passes:
+            return str(folder)
+    return str(real)

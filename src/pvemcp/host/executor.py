@@ -25,6 +25,9 @@ class Executor(Protocol):
     def node(self) -> str:
         """The host's name; PVE calls the node by it. Empty while it is unknown."""
 
+    async def ready(self) -> None:
+        """Learn the node's name, if it is not known. Raises a Fault."""
+
     async def open(self, request: Mapping[str, Any]) -> Link:
         """Send a request (see helper.py) and return its connection. Raises a Fault."""
 
@@ -43,6 +46,9 @@ class Helper:
         self._allowed = allowed
         self.node = socket.gethostname().partition(".")[0]
         self.place = self.node
+
+    async def ready(self) -> None:
+        """Do nothing: the node is this host."""
 
     async def open(self, request: Mapping[str, Any]) -> Link:
         """Connect and send the request."""
@@ -78,6 +84,10 @@ class Nowhere:
 
     def __init__(self, reason: str, hint: str) -> None:
         self._fault = Unavailable(f"commands cannot be run: {reason}", hint=hint)
+
+    async def ready(self) -> None:
+        """Raise the reason."""
+        raise self._fault
 
     async def open(self, request: Mapping[str, Any]) -> Link:  # noqa: ARG002 - an Executor
         """Raise the reason."""

@@ -147,6 +147,7 @@ class Host:
             if verdict is not Verdict.ALLOW:
                 raise Denied(f"the policy does not allow {label}")
             if guarded:
+                await self.runner.executor.ready()
                 await self.runner.guard(self.call, effect, self.node)
         except Fault:
             self.note(label, effect, Verdict.DENY, time.perf_counter(), "")
