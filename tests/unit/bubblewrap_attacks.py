@@ -1,6 +1,6 @@
 """What a client might try in the sandbox of bubblewrap.
 
-`{place}` holds canary/one, canary/sub/two, home/secret, state/secret and socket; `{mark}` is how
+`{place}` holds canary/one, canary/sub/two, home, state (with secret and loose) and socket; `{mark}` is how
 long a process sleeps that is looked for afterwards; `{victim}` is a process, `{port}` a port of
 127.0.0.1.
 """
@@ -107,9 +107,10 @@ _OTHERS = [
     Attack(
         "descriptors of all", "for f in /proc/[0-9]*/fd/*; do timeout 0.05 head -c 999 $f; done"
     ),
-    Attack("secret of the home", "cat {place}/home/secret /proc/1/root{place}/home/secret"),
+    Attack("secret of the home", "cat {place}/home/* /proc/1/root{place}/home/*"),
     Attack(
-        "secret of the state", "cat {place}/state/secret; find {place}/state -type f -exec cat {} +"
+        "secret of the state",
+        "cat {place}/state/secret {place}/state/loose; find {place}/state -type f -exec cat {} +",
     ),
     Attack("all secrets", "grep -rs canary-of-the {place} /home /root /run /tmp /dev/shm"),
     Attack(
@@ -157,7 +158,7 @@ _BOMBS = [
     Attack(
         "more processes",
         _python(
-            "import os\ntry:\n  for count in range(300):\n"
+            "import os\ntry:\n  for count in range(160):\n"
             "    os.fork() or os.execlp('sleep', 'sleep', '{mark}')\n"
             "except OSError: print('bounded', count)\nelse: print('many')"
         ),
@@ -166,7 +167,7 @@ _BOMBS = [
     ),
     Attack(
         "memory",
-        _python("a = bytearray(5 << 30)\nprint('taken')"),
+        _python("import mmap\nmmap.mmap(-1, 5 << 30)\nprint('taken')"),
         ("taken",),
         True,
     ),

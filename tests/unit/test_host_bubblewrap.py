@@ -89,6 +89,7 @@ class World:
         for folder in (self.state, self.home):
             folder.mkdir()
             self.hide(folder / "secret")
+            (folder / "loose").write_text(SECRET, "ascii")
         if ROOT:
             self.hide(place / "secret")
         self.tree = self.look()
@@ -293,7 +294,7 @@ async def test_a_service_of_root_does_not_lend_its_rights(box: Bubblewrap, world
     assert ran.out.startswith(b"uid=65534")
 
 
-TTY = """
+SERVICE = """
 import asyncio, sys
 from pvemcp.host.bubblewrap import find
 async def main():
@@ -328,7 +329,7 @@ async def test_the_terminal_of_the_service_is_out_of_reach() -> None:
     try:
         ran = await asyncio.to_thread(
             subprocess.run,
-            ["setsid", "--ctty", "--wait", sys.executable, "-c", TTY, PUSH],
+            ["setsid", "--ctty", "--wait", sys.executable, "-c", SERVICE, PUSH],
             stdin=slave,
             capture_output=True,
             check=True,
@@ -346,15 +347,34 @@ async def test_the_terminal_of_the_service_is_out_of_reach() -> None:
 # Ends
 
 
-async def test_closing_the_link_ends_everything(box: Bubblewrap, world: World) -> None:
-    shell = f"setsid sleep {world.mark} & echo; read x; kill -STOP $PPID; sleep {world.mark}"
-    link = await box.open({"do": "run", "profile": "read", "shell": shell, "timeout": 60})
-    while (frame := await link.receive()) and frame.kind != "O":
-        pass
-    assert world.left()
+async def appears(world: World, *, there: bool) -> None:
+    """Wait until processes with the mark are there, or gone."""
+    async with asyncio.timeout(20):
+        while bool(world.left()) is not there:
+            await asyncio.to_thread(os.sched_yield)
+
+
+async def test_closing_the_link_ends_what_has_stopped_its_keeper(
+    box: Bubblewrap, world: World
+) -> None:
+    shell = f"kill -STOP $PPID; setsid sleep {world.mark} & exec sleep {world.mark}"
+    link = await box.open({"do": "run", "profile": "read", "shell": shell})
+    await appears(world, there=True)
     link.close()
     await box.close()
     assert world.left() == []
+
+
+async def test_nothing_outlives_a_service_that_is_killed(world: World) -> None:
+    shell = f"setsid sleep {world.mark} & sleep {world.mark}"
+    service = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVICE, f"true; {shell}")
+    # The service's own command line has the mark, and goes with it.
+    async with asyncio.timeout(20):
+        while len(world.left()) < 4:
+            await asyncio.to_thread(os.sched_yield)
+    service.kill()
+    await service.wait()
+    await appears(world, there=False)
 
 
 async def test_closing_the_executor_ends_everything(box: Bubblewrap, world: World) -> None:

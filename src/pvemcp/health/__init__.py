@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pvemcp.health.check import Check
+from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
 from pvemcp.health.pve import check_pve
 from pvemcp.settings import Settings
@@ -22,4 +23,5 @@ async def checks(settings: Settings) -> list[Check]:
         *check_certificate(settings),
         *await check_listen(settings, grants),
         *await check_pve(settings),
+        await check_commands(settings),
     ]

@@ -56,14 +56,20 @@ class Ssh:
         """Connect to the helper there and send the request."""
         import asyncssh  # noqa: PLC0415 - slow to import
 
-        connection = await self._connected()
-        try:
-            reader, writer = await connection.open_unix_connection(str(self._door.socket))
-        except asyncssh.ChannelOpenError as error:
-            raise self._no_channel(error) from None
-        except (asyncssh.Error, OSError) as error:
-            self._connection = None
-            raise self._lost(error) from None
+        lost: Exception = ConnectionResetError("the connection broke")
+        for _ in range(2):  # a kept connection may have died since
+            connection = await self._connected()
+            try:
+                reader, writer = await connection.open_unix_connection(str(self._door.socket))
+                break
+            except asyncssh.ChannelOpenError as error:
+                if not connection.is_closed():
+                    raise self._no_channel(error) from None
+                lost = error
+            except (asyncssh.Error, OSError) as error:
+                lost = error
+        else:
+            raise self._lost(lost)
         link = Link(_Reader(reader), _Writer(writer))
         await link.send_object("R", request)
         return link
