@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: print the bar line by line. Takes about a minute and a half."""
+"""`python -m bench [PART ...]`: print the bar line by line. Takes about three minutes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import calls, crowd, lists, process_costs, profiling
+from bench import calls, commands, crowd, lists, process_costs, profiling
 from bench.processes import FakePve, fake_pve, product, yardstick
 from bench.report import Report
 
-PARTS = ("calls", "crowd", "lists", "tools", "start", "memory")
+PARTS = ("calls", "crowd", "lists", "tools", "start", "memory", "commands")
 
 
 async def _measure(parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]) -> int:
@@ -24,6 +24,8 @@ async def _measure(parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]
         await _at_work(report, parts, folder, pves)
     if "memory" in parts:
         await process_costs.memory(report, folder, pves)
+    if "commands" in parts:
+        await commands.run(report, folder)
     report.end()
     return report.missed
 

@@ -1,8 +1,8 @@
 """What a client might try in the sandbox of bubblewrap.
 
-`{place}` holds canary/one, canary/sub/two, home, state (with secret and loose) and socket; `{mark}` is how
-long a process sleeps that is looked for afterwards; `{victim}` is a process, `{port}` a port of
-127.0.0.1.
+`{place}` holds canary/one, canary/sub/two, home, state (with secret and loose) and socket;
+`{mark}` is how long a process sleeps that is looked for afterwards; `{victim}` is a process,
+`{port}` a port of 127.0.0.1.
 """
 
 from __future__ import annotations
