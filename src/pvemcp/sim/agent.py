@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -212,15 +213,26 @@ def _real_status(system: System, pid: int) -> dict[str, Any]:
 
 
 def _file_read(ask: Ask) -> dict[str, Any]:
-    system, [path] = _system(ask), _sent([ask.args["file"]])
+    guest, [path] = _with_agent(ask), _sent([ask.args["file"]])
+    offset, count = ask.args.get("offset", 0), ask.args.get("count", _READ_LIMIT)
     try:
-        data = system.read(path)
+        data = _contents(guest, path)[offset:]
     except OSError as error:
         about = f"failed to open file '{path}' (mode: 'r'): {error.strerror}"
         raise failed(f"Agent error: {about}") from None
-    kept = data[:_READ_LIMIT]
+    kept = data[:count]
+    plain = ask.args.get("decode", True)
+    content = kept.decode("latin-1") if plain else base64.b64encode(kept).decode()
     cut = {"truncated": 1} if len(kept) < len(data) else {}
-    return {"content": kept.decode("latin-1"), "bytes-read": len(kept), **cut}
+    return {"content": content, "bytes-read": len(kept), **cut}
+
+
+def _contents(guest: Guest, path: str) -> bytes:
+    if guest.system is not None:
+        return guest.system.read(path)
+    if path == "/etc/hostname":  # the one file that every simulated guest has
+        return f"{guest.name}\n".encode()
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
 def _file_write(ask: Ask) -> None:
@@ -282,7 +294,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              parameters=(whole("pid", "What exec returned.", optional=False),)),
     endpoint("GET", f"{_AGENT}/file-read", _file_read, about="Read a file of the guest.",
              permissions=_READ_FILES, protected=True, returns="object",
-             parameters=(text("file", "Its path.", optional=False),)),
+             parameters=(text("file", "Its path.", optional=False),
+                         whole("count", "Bytes to read.", minimum=1, maximum=_READ_LIMIT),
+                         whole("offset", "Where to begin.", minimum=0),
+                         flag("decode", "Not in base64."))),
     endpoint("POST", f"{_AGENT}/file-write", _file_write, about="Write a file of the guest.",
              permissions=_WRITE_FILES, protected=True,
              parameters=(text("file", "Its path.", optional=False),
