@@ -27,6 +27,10 @@ FILES = (
     "PVEMCP_PVE_TOKEN_SECRET_FILE",
     "PVEMCP_PVE_CA_FILE",
     "PVEMCP_STATE_DIR",
+    "PVEMCP_HELPER_SOCKET",
+    "PVEMCP_EXEC_FILE",
+    "PVEMCP_SSH_KEY_PATH",
+    "PVEMCP_SSH_KNOWN_HOSTS",
 )
 TEXTS = (
     "PVEMCP_PVE_URL",
@@ -34,6 +38,9 @@ TEXTS = (
     "PVEMCP_PVE_FINGERPRINT",
     "PVEMCP_PVE_CONCURRENCY",
     "PVEMCP_LOG_LEVEL",
+    "PVEMCP_SSH_HOST",
+    "PVEMCP_SSH_USER",
+    "PVEMCP_SSH_PORT",
 )
 """With FILES, all that `pvemcp stdio` reads from the environment, but the secret."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
