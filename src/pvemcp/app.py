@@ -245,10 +245,12 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
             server, listen = build(Service(pve, host, audit, lambda _: principal, secrets.answer))
             # It only iterates over the lines; its own reader cannot be cancelled.
             stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
-            async with stdio_server(stdin=stdin) as (reader, writer):
-                await server.run(reader, writer, server.create_initialization_options())
-            listen.close()
-            await host.close()
+            try:
+                async with stdio_server(stdin=stdin) as (reader, writer):
+                    await server.run(reader, writer, server.create_initialization_options())
+            finally:
+                listen.close()
+                await host.close()
 
     with Store(settings.state_dir) as store:
         secrets = held(store, principal.token.secret)
@@ -263,7 +265,12 @@ def demo(world: WorldName, port: int) -> int:
     exit_on_signal()
     simulated = make_world(world, progress="timed")
     with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
-        settings = Settings(listen=f"127.0.0.1:{port}", state_dir=Path(folder), log_level="warning")
+        settings = Settings(
+            listen=f"127.0.0.1:{port}",
+            state_dir=Path(folder),
+            helper_socket=Path(folder, "none"),  # this host's own would run commands for real
+            log_level="warning",
+        )
         _log_to_stderr(settings)
         with Store(settings.state_dir) as store, bind(settings, other=DEMO_PORT) as bound:
             asyncio.run(_demo(simulated, settings, store, bound))

@@ -45,7 +45,7 @@ def executor(settings: Settings) -> Executor:
             "pvemcp is not on the PVE host",
             "Set ssh_host and ssh_key_path: the helper of the package there runs them.",
         )
-    own = (settings.pve_token_secret_file, settings.tls_key, settings.ssh_key_path)
+    own = (settings.source, settings.pve_token_secret_file, settings.tls_key)
     found = find(settings.state_dir, *filter(None, own))
     if isinstance(found, str):
         hint = (

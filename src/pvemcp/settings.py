@@ -117,6 +117,8 @@ class Settings:
         1024 * 1024, "Largest request body that is read, in bytes (1024 to 67108864)."
     )
     log_level: str = _setting("info", "One of debug, info, warning, error.")
+    source: Path | None = field(default=None, repr=False)
+    """The settings file that was read, which may hold the secret. Not itself a setting."""
 
     @classmethod
     def load(cls, config: Path | None, env: Mapping[str, str], *, files: bool = True) -> Settings:
@@ -133,7 +135,8 @@ class Settings:
         from_file = _from_file(path) if path else {}
         given = from_file | _from_environment(env)
         given.setdefault("state_dir", _default_state_dir(env))
-        settings = cls(**{name: _PARSERS[name](name, value) for name, value in given.items()})
+        parsed = {name: _PARSERS[name](name, value) for name, value in given.items()}
+        settings = cls(**parsed, source=path)
         _refuse_contradictions(settings)
         if not files:
             return settings
@@ -159,7 +162,7 @@ class Settings:
     @classmethod
     def describe(cls) -> Iterator[Described]:
         """Every setting, in the order of the reference page."""
-        for item in fields(cls):
+        for item in (one for one in fields(cls) if one.name in _PARSERS):
             yield Described(
                 name=item.name,
                 env=PREFIX + item.name.upper(),
@@ -329,8 +332,10 @@ def _refuse_half_an_ssh(given: Settings) -> None:
             f"is missing while ssh_host is {given.ssh_host}.",
             "Make a key (ssh-keygen -t ed25519), or drop ssh_host.",
         )
-    if given.ssh_key_path is not None and not given.ssh_host:
-        raise wrong("ssh_host", "is missing while ssh_key_path is set.", "Set both, or neither.")
+    usual = Settings()
+    for name in ("ssh_key_path", "ssh_user", "ssh_port", "ssh_known_hosts"):
+        if not given.ssh_host and getattr(given, name) != getattr(usual, name):
+            raise wrong("ssh_host", f"is missing while {name} is set.", f"Set it, or drop {name}.")
 
 
 def _refuse_contradictory_token(given: Settings) -> None:

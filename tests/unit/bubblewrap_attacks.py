@@ -59,6 +59,25 @@ _KERNEL = [
         ),
         ("inside",),
     ),
+    Attack(
+        "clone3 a user namespace",
+        _python(
+            f"{_CALL}import struct\nargs = struct.pack('11Q', 1 << 28, 0, 0, 0, 17, *[0] * 6)\n"
+            "if libc.syscall(435, args, len(args)) >= 0: print('inside')"
+        ),
+        ("inside",),
+    ),
+    Attack(
+        "chroot",
+        "chroot / sh -c 'echo inside'; pivot_root /tmp /tmp && echo inside\n"
+        + _python("import os\nos.chroot('/tmp')\nprint('inside')"),
+        ("inside",),
+    ),
+    Attack(
+        "new mounts",
+        _python(f"{_CALL}\nif libc.syscall(430, b'tmpfs', 0) >= 0: print('opened')"),
+        ("opened",),
+    ),
     Attack("nsenter", "nsenter -t 1 -a id && echo inside; nsenter -t {victim} -m id", ("inside",)),
     Attack("/proc/sys", "echo 0 > /proc/sys/kernel/pid_max && echo written", ("written",)),
     Attack(
@@ -66,6 +85,13 @@ _KERNEL = [
         "echo 99 > /proc/sys/user/max_user_namespaces && echo written",
         ("written",),
     ),
+    Attack(
+        "core pattern",
+        "echo '|/tmp/x' > /proc/sys/kernel/core_pattern && echo written; "
+        "echo /tmp/x > /proc/sys/kernel/modprobe && echo written",
+        ("written",),
+    ),
+    Attack("less likely to be ended", "echo -999 > /proc/self/oom_score_adj && echo set", ("set",)),
     Attack("sysrq", "echo h > /proc/sysrq-trigger && echo written", ("written",)),
     Attack("cgroup", "find /sys/fs/cgroup -name cgroup.procs -exec tee {} \\; <<< $$"),
     Attack(
@@ -111,6 +137,16 @@ _OTHERS = [
     Attack(
         "secret of the state",
         "cat {place}/state/secret {place}/state/loose; find {place}/state -type f -exec cat {} +",
+    ),
+    Attack(
+        "secrets by links",
+        "ln -s {place}/state /tmp/state; ln -s {place}/home/loose /tmp/loose; "
+        "cat /tmp/state/* /tmp/loose /proc/self/root{place}/state/*",
+    ),
+    Attack(
+        "password of root",
+        "echo x | timeout 1 su root -c id; timeout 1 passwd -d root; timeout 1 chsh -s /tmp/x",
+        ("uid=0",),
     ),
     Attack("all secrets", "grep -rs canary-of-the {place} /home /root /run /tmp /dev/shm"),
     Attack(

@@ -57,7 +57,8 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
 def test_the_variable_names_the_file_and_the_option_wins_over_it(tmp_path: Path) -> None:
     one = file(tmp_path / "one.toml", 'listen = "127.0.0.1:1"')
     two = file(tmp_path / "two.toml", 'listen = "127.0.0.1:2"')
-    assert load({"PVEMCP_CONFIG": str(one)}).address[1] == 1
+    by_variable = load({"PVEMCP_CONFIG": str(one)})
+    assert (by_variable.address[1], by_variable.source) == (1, one)
     assert load({"PVEMCP_CONFIG": str(one)}, toml=two).address[1] == 2
 
 
@@ -119,6 +120,13 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path: Path) ->
         ({"PVEMCP_LOG_LEVEL": "loud"}, "debug, info, warning, error"),
         ({"PVEMCP_ALLOWED_HOSTS": "https://a"}, "scheme"),
         ({"PVEMCP_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),
+        ({"PVEMCP_SSH_HOST": "pve1"}, "ssh_key_path"),
+        ({"PVEMCP_SSH_HOST": "pve1", "PVEMCP_SSH_KEY_PATH": "/nowhere"}, "does not exist"),
+        ({"PVEMCP_SSH_KEY_PATH": "/nowhere"}, "ssh_host"),
+        ({"PVEMCP_SSH_USER": "mcp"}, "ssh_user is set"),
+        ({"PVEMCP_SSH_PORT": "2222"}, "ssh_port is set"),
+        ({"PVEMCP_SSH_PORT": "0"}, "1 to 65535"),
+        ({"PVEMCP_SSH_KNOWN_HOSTS": "/nowhere"}, "ssh_known_hosts is set"),
     ],
 )
 def test_a_wrong_or_contradictory_setting_is_refused_by_name(
@@ -244,9 +252,22 @@ def test_loopback_needs_neither_tls_nor_a_grant(listen: str) -> None:
     require_safe_listen(load({"PVEMCP_LISTEN": listen}), False)
 
 
+def test_ssh_needs_a_key_that_is_closed_to_others_and_the_usual_values_count_as_not_set(
+    tmp_path: Path,
+) -> None:
+    usual = {"PVEMCP_SSH_USER": "pvemcp", "PVEMCP_SSH_PORT": "22"}
+    assert not load(usual).ssh_host
+    key = file(tmp_path / "key", "x")
+    env = {**usual, "PVEMCP_SSH_HOST": "pve1", "PVEMCP_SSH_KEY_PATH": str(key)}
+    assert load(env).ssh_key_path == key
+    key.chmod(0o644)
+    assert "ssh_key_path" in refused(env)
+
+
 def test_every_setting_is_described() -> None:
     described = list(Settings.describe())
-    assert [item.name for item in described] == [item.name for item in fields(Settings)]
+    settings = [item.name for item in fields(Settings) if item.name != "source"]
+    assert [item.name for item in described] == settings
     assert all(item.help.endswith(".") for item in described)
 
 

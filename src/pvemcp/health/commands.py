@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from pvemcp.errors import Fault
 from pvemcp.health.check import Check, bad, good, warning
-from pvemcp.host.ended import ended_of
-from pvemcp.host.executor import Nowhere
+from pvemcp.host.ended import Ended, ended_of
+from pvemcp.host.executor import Executor, Nowhere
 from pvemcp.host.transcript import Transcript, Unmasked
 from pvemcp.running import executor
 from pvemcp.settings import Settings
 
 NAME = "commands"
+SECONDS = 20
+TRUE = {"do": "run", "profile": "read", "shell": "true", "timeout": 10, "owner": "doctor"}
+REPAIR = "On the host: journalctl -u pvemcp-helper, and see exec.toml."
 
 
 async def check_commands(settings: Settings) -> Check:
-    """Run `true` as a client that may only read would."""
+    """Run `true` as a client that may only read would; judge whether it ran, and how long it took.
+
+    Without any way to run commands it is a warning: all else works. Takes at most about 40 s, when
+    the other host does not answer.
+    """
     chosen = executor(settings)
-    request = {"do": "run", "profile": "read", "shell": "true", "timeout": 10, "owner": "doctor"}
     try:
         await chosen.ready()
-        link = await chosen.open(request)
-        try:
-            await link.send_input(b"", last=True)
-            while (frame := await link.receive()) and frame.kind != "X":
-                pass
-        finally:
-            link.close()
+        started = time.perf_counter()
+        async with asyncio.timeout(SECONDS):
+            ended = await _try(chosen)
+    except TimeoutError:
+        return bad(NAME, f"no answer from {chosen.place} within {SECONDS} s", REPAIR)
     except Fault as fault:
         judge = warning if isinstance(chosen, Nowhere) else bad
         return judge(NAME, fault.message, fault.hint)
     finally:
         await chosen.close()
-    if frame is None or ended_of(frame.payload, Transcript(Unmasked)).code != 0:
-        hint = "On the host: journalctl -u pvemcp-helper, and see exec.toml."
-        return bad(NAME, f"`true` did not run on {chosen.place}", hint)
-    return good(NAME, f"run on {chosen.place}")
+    if not ended.ok:
+        return bad(NAME, f"`true` did not run on {chosen.place}: {ended.note}", REPAIR)
+    ms = (time.perf_counter() - started) * 1000
+    return good(NAME, f"run on {chosen.place}: `true` took {ms:.0f} ms")
+
+
+async def _try(chosen: Executor) -> Ended:
+    transcript = Transcript(Unmasked)
+    link = await chosen.open(TRUE)
+    try:
+        await link.send_input(b"", last=True)
+        while frame := await link.receive():
+            if frame.kind == "X":
+                return ended_of(frame.payload, transcript)
+        return Ended(transcript, why="vanished")
+    finally:
+        link.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import glob
 import math
 import os
@@ -107,7 +108,7 @@ class Bubblewrap:
         self._inside = package.joinpath("inside.py").read_bytes()
         self._exec = package.joinpath("exec.toml").read_text("utf-8")
         self._filter = program(platform.machine())
-        self._hidden = (*map(str, hidden), *_homes())
+        self._hidden = {*_own(hidden), *_homes()}
         self._running: dict[asyncio.Task[None], Sandbox] = {}
 
     async def ready(self) -> None:
@@ -120,7 +121,11 @@ class Bubblewrap:
         options = [f"--{name}={value}" for name, value in limits.items()]
         command = ["choom", "-n", "1000", "--", "prlimit", *options, "--"]
         sandbox = await self._start([*command, "python3", "-I", "-S", INSIDE])
-        await sandbox.link.send_object("R", spec)
+        try:
+            await sandbox.link.send_object("R", spec)
+        except BaseException:
+            sandbox.link.close()
+            raise
         return sandbox.link
 
     async def allowed(self) -> str:
@@ -328,15 +333,38 @@ def _homes() -> set[str]:
     return {home for home in people | {os.environ.get("HOME", "")} if home.startswith("/")}
 
 
+def _own(paths: Iterable[Path]) -> Iterator[str]:
+    """Return what is the service's own, and the folders of its files.
+
+    A file that takes a hidden one's place would be seen by commands that run already. Raises
+    LookupError for what cannot be hidden.
+    """
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        if _is_needed(real):
+            raise LookupError(f"{path} cannot be hidden: the system is in it")
+        yield str(path)
+        if real.is_file() and not _is_needed(real.parent):
+            yield str(real.parent)
+
+
+def _is_needed(path: str | Path) -> bool:
+    return any(one.is_relative_to(path) for one in _needed())
+
+
+@functools.cache
+def _needed() -> tuple[Path, ...]:
+    return tuple(Path(os.path.realpath(one)) for one in NEEDED)
+
+
 def _hide(patterns: Iterable[str], scratch: Mapping[str, int]) -> list[str]:
     """Return the existing ones as the sandbox can reach them, none of them within another."""
     real = {_reached(path) for pattern in patterns for path in glob.glob(pattern)}  # noqa: PTH207
-    needed = [Path(os.path.realpath(path)) for path in NEEDED]
     kept: list[str] = []
     for path in sorted(real):  # a folder comes before what is in it
         over = [*scratch, *kept]
         covered = any(Path(path).is_relative_to(above) for above in over)
-        if not covered and not any(one.is_relative_to(path) for one in needed):
+        if not covered and not _is_needed(path):
             kept.append(path)
     return kept
 
