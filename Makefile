@@ -12,9 +12,10 @@ demo: .venv/.runtime
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
-# On Debian machines that it boots with systemd-nspawn: needs root, and says what else is missing.
+# On Debian machines that it boots with systemd-nspawn, and with a VM and a container: needs root,
+# and says what else is missing.
 test-host: .venv/.dev
-	@PVEMCP_TEST_HOST=1 $(BIN)/python -m pytest tests/host $(ARGS)
+	@PVEMCP_TEST_HOST=1 $(BIN)/python -m pytest tests/host tests/guests $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -186,6 +186,12 @@ async def test_diagnostics_are_listed_with_their_parameters_and_checked() -> Non
 # How commands end
 
 
+async def test_output_is_taken_while_input_is_still_being_sent() -> None:
+    async with rig() as r, r.client() as c:
+        text = await c.call("host_run", command="cat", stdin="x" * 3_000_000, timeout=5)
+        assert text.startswith("exit 0")
+
+
 @pytest.mark.parametrize("era", ERAS)
 async def test_a_client_that_hangs_up_ends_its_command(era: str) -> None:
     async with web() as w:

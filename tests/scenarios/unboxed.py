@@ -30,6 +30,8 @@ class Unboxed:
         self.node = node
         self.asked: list[Mapping[str, Any]] = []
         self.running: list[asyncio.subprocess.Process] = []
+        self.enter: tuple[str, ...] = ()
+        """What comes before a container's command; without it the command runs as it is."""
 
     async def ready(self) -> None:
         """Do nothing: the node is known."""
@@ -58,8 +60,8 @@ class Unboxed:
             found = config["operations"].get(request["name"], {})
             helper.need(found, "there is no such operation")
             profile = helper.profile_of(config, found["profile"])
-            if request["name"] == "guest-exec":  # no container is here: its command runs as it is
-                found = {**found, "argv": ["{argv}"]}
+            if request["name"] == "guest-exec":  # guest.py needs Proxmox VE
+                found = {**found, "argv": [*self.enter, "{argv}"]}
             argv = helper.command_of(found, request["params"])
         else:
             profile = helper.profile_of(config, request["profile"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
@@ -183,7 +184,7 @@ class Host:
         self, link: Link, stdin: bytes, total: float, mask: Callable[[], Mask]
     ) -> Ended:
         transcript = Transcript(mask)
-        await link.send_input(stdin, last=True)
+        sending = asyncio.create_task(_feed(link, stdin))  # it waits while nobody takes the output
         reporting = asyncio.create_task(self._report(transcript, total))
         try:
             while frame := await link.receive():
@@ -198,6 +199,7 @@ class Host:
                     case _:
                         pass
         finally:
+            sending.cancel()
             reporting.cancel()
         transcript.settle()
         return Ended(transcript, why="vanished")
@@ -209,3 +211,8 @@ class Host:
             elapsed = time.monotonic() - started
             line = transcript.last_line() or f"{transcript.end} bytes so far"
             await self.call.progress(min(elapsed, total), total, line[:200])
+
+
+async def _feed(link: Link, stdin: bytes) -> None:
+    with contextlib.suppress(Unavailable):  # it has ended; the frames that come say how
+        await link.send_input(stdin, last=True)

@@ -18,6 +18,8 @@ from pvemcp.pve.schema import Method, Parameter, parameter_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROL_BUT_NUL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BYTES = frozenset({"input-data"})
+"""Parameters that are bytes, shown as Latin-1 characters: any byte may be in them."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
 _NUMBER = re.compile(
     r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?"
@@ -183,7 +185,9 @@ def _string(parameter: Parameter, value: Any) -> str:
     flag = isinstance(value, bool) and not isinstance(form, Mapping)
     if flag or not isinstance(value, (str, int, float)):
         raise Wrong("must be a text")
-    text = _checked_text(parameter.name, _plain(value), nul="\\0" in parameter.pattern)
+    text = _plain(value)
+    if parameter.name not in _BYTES:
+        text = _checked_text(parameter.name, text, nul="\\0" in parameter.pattern)
     _in_lengths(parameter, text)
     _in_enum(parameter, text)
     _in_format(parameter, text)

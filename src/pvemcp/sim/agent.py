@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pvemcp.pve.schema import Parameter
+from pvemcp.sim.agent_bridge import bridge
 from pvemcp.sim.declare import (
     Ask,
     Endpoint,
@@ -57,11 +58,18 @@ def _with_agent(ask: Ask) -> Guest:
     return guest
 
 
-def _result(make: Callable[[Guest], Any]) -> Handler:
-    def handle(ask: Ask) -> dict[str, Any]:
-        return {"result": make(_with_agent(ask))}
+def _real_or(name: str, simulated: Handler) -> Handler:
+    """Return the handler of an endpoint that a real agent answers when the guest has one."""
+
+    def handle(ask: Ask) -> Any:
+        guest = _with_agent(ask)
+        return bridge(ask, guest, name) if guest.agent_socket else simulated(ask)
 
     return handle
+
+
+def _result(name: str, make: Callable[[Guest], Any]) -> Handler:
+    return _real_or(name, lambda ask: {"result": make(_with_agent(ask))})
 
 
 def _os_info(guest: Guest) -> dict[str, str]:
@@ -273,7 +281,7 @@ def _exec_status(ask: Ask) -> dict[str, Any]:
 
 def _facts(name: str, about: str, make: Callable[[Guest], Any]) -> Endpoint:
     return endpoint(
-        "GET", f"{_AGENT}/{name}", _result(make), about=about, permissions=_LOOK,
+        "GET", f"{_AGENT}/{name}", _result(name, make), about=about, permissions=_LOOK,
         protected=True, returns="object",
     )  # fmt: skip
 
@@ -281,25 +289,26 @@ def _facts(name: str, about: str, make: Callable[[Guest], Any]) -> Endpoint:
 ENDPOINTS: tuple[Endpoint, ...] = (
     endpoint("GET", _AGENT, listing(*_INDEX, key="name"), about="What there is.",
              returns=index("name")),
-    endpoint("POST", f"{_AGENT}/ping", _result(lambda _guest: {}), about="Whether it answers.",
-             permissions=_LOOK, protected=True, returns="object"),
-    endpoint("POST", f"{_AGENT}/exec", _exec, about="Start a program in the guest.",
-             permissions=_RUN, protected=True, returns="object",
-             parameters=(
+    endpoint("POST", f"{_AGENT}/ping", _result("ping", lambda _guest: {}),
+             about="Whether it answers.", permissions=_LOOK, protected=True, returns="object"),
+    endpoint("POST", f"{_AGENT}/exec", _real_or("exec", _exec),
+             about="Start a program in the guest.", permissions=_RUN, protected=True,
+             returns="object", parameters=(
                  Parameter("command", "array", description="Program and its arguments.",
                            items={"type": "string"}),
                  text("input-data", "Standard input.", max_length=65536))),
-    endpoint("GET", f"{_AGENT}/exec-status", _exec_status, about="State of a started program.",
-             permissions=_RUN, protected=True, returns="object",
-             parameters=(whole("pid", "What exec returned.", optional=False),)),
-    endpoint("GET", f"{_AGENT}/file-read", _file_read, about="Read a file of the guest.",
-             permissions=_READ_FILES, protected=True, returns="object",
+    endpoint("GET", f"{_AGENT}/exec-status", _real_or("exec-status", _exec_status),
+             about="State of a started program.", permissions=_RUN, protected=True,
+             returns="object", parameters=(whole("pid", "What exec returned.", optional=False),)),
+    endpoint("GET", f"{_AGENT}/file-read", _real_or("file-read", _file_read),
+             about="Read a file of the guest.", permissions=_READ_FILES, protected=True,
+             returns="object",
              parameters=(text("file", "Its path.", optional=False),
                          whole("count", "Bytes to read.", minimum=1, maximum=_READ_LIMIT),
                          whole("offset", "Where to begin.", minimum=0),
                          flag("decode", "Not in base64."))),
-    endpoint("POST", f"{_AGENT}/file-write", _file_write, about="Write a file of the guest.",
-             permissions=_WRITE_FILES, protected=True,
+    endpoint("POST", f"{_AGENT}/file-write", _real_or("file-write", _file_write),
+             about="Write a file of the guest.", permissions=_WRITE_FILES, protected=True,
              parameters=(text("file", "Its path.", optional=False),
                          text("content", "What to write.", optional=False, max_length=61440),
                          flag("encode", "The content is not in base64."))),

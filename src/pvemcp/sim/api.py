@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -123,7 +123,7 @@ class Api:
         given = _merged(parameters(request), values)
         authorise(self.world.access, who, endpoint.method, given)
         await self._reach(endpoint, values.get("node", ""))
-        return self._run(endpoint, who, given)
+        return await self._run(endpoint, who, given)
 
     async def _reach(self, endpoint: Endpoint, node: str) -> None:
         """Fail like pveproxy when the process or node that would answer cannot be reached."""
@@ -146,13 +146,15 @@ class Api:
         if endpoint.method.protected and faults.pvedaemon_down and target == world.local.name:
             raise Refusal(595, "Connection refused", body="none")
 
-    def _run(self, endpoint: Endpoint, who: Identity, given: Mapping[str, Any]) -> Reply:
+    async def _run(self, endpoint: Endpoint, who: Identity, given: Mapping[str, Any]) -> Reply:
         world, write = self.world, endpoint.method.verb != "GET"
         args = validated(endpoint.method, given)
         if write and world.faults.quorum_lost and endpoint.method.path != "/access/ticket":
             raise Refusal(500, "cluster not ready - no quorum?")
         try:
             data = endpoint.handler(Ask(world, who, args))
+            if isinstance(data, Awaitable):
+                data = await data
         finally:
             if write:
                 world.touch()

@@ -91,9 +91,11 @@ class Guest:
     addresses: tuple[str, ...] = ()
     """CIDRs of the first interface."""
     runs: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Commands started through the guest agent, by pid."""
     system: System | None = None
     """What its agent works with instead of the few programs of a simulated guest."""
-    """Commands started through the guest agent, by pid."""
+    agent_socket: str = ""
+    """The Unix socket of a real guest agent, which answers for it: see agent_bridge."""
 
     @property
     def name(self) -> str:
