@@ -4,7 +4,7 @@ WORLD ?= homelab
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: demo test test-host check format bench conformance lock clean
+.PHONY: demo test test-host test-bookworm test-trixie test-guests check format bench conformance lock clean
 
 demo: .venv/.runtime
 	@$(BIN)/pvemcp demo --world $(WORLD) --port $(PORT)
@@ -13,9 +13,14 @@ test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
 
 # On Debian machines that it boots with systemd-nspawn, and with a VM and a container: needs root,
-# and says what else is missing.
-test-host: .venv/.dev
-	@PVEMCP_TEST_HOST=1 $(BIN)/python -m pytest tests/host tests/guests $(ARGS)
+# and says what else is missing. The three parts are independent: make -j3 -O test-host.
+test-host: test-bookworm test-trixie test-guests
+
+test-bookworm test-trixie: test-%: .venv/.dev
+	@PVEMCP_TEST_HOST=1 PVEMCP_HOST_SUITES=$* $(BIN)/python -m pytest tests/host $(ARGS)
+
+test-guests: .venv/.dev
+	@PVEMCP_TEST_HOST=1 $(BIN)/python -m pytest tests/guests $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -33,9 +33,10 @@ def ask(question: dict[str, Any]) -> list[list[str]]:
                 link.sendall(bytes.fromhex(question["raw"]))
                 link.shutdown(socket.SHUT_WR)
             else:
-                link.sendall(frame("R", json.dumps(question["request"]).encode()))
-                for kind, payload in question.get("then", []):
-                    link.sendall(frame(kind, bytes.fromhex(payload)))
+                with contextlib.suppress(BrokenPipeError):  # refused unread: the answer is there
+                    link.sendall(frame("R", json.dumps(question["request"]).encode()))
+                    for kind, payload in question.get("then", []):
+                        link.sendall(frame(kind, bytes.fromhex(payload)))
             return received(link) if question.get("read", True) else []
         except OSError as error:
             return [["!", str(error)]]

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -163,26 +164,61 @@ async def test_a_job_is_stopped_read_in_pages_and_seen_by_its_owner_only(host: S
 # Many at once, for a while
 
 
+@dataclass
+class _Soaked:
+    """One shell at work, and what it wrote."""
+
+    client: Caller
+    shell: str
+    seen: str = ""
+
+    async def send(self, **what: object) -> None:
+        self.seen += _body(await self.client.call("shell_send", shell=self.shell, **what))
+
+    async def read(self, wait: float = 0) -> None:
+        self.seen += _body(await self.client.call("shell_read", shell=self.shell, wait=wait))
+
+    async def has(self, word: str) -> None:
+        async with asyncio.timeout(60):
+            while word not in self.seen:
+                await self.read(wait=5)
+
+    async def interrupt(self, number: int) -> None:
+        """Interrupt a command once it has the terminal: before, nothing would be interrupted."""
+        await self.send(text=f"sh -c 'echo begun {number}; exec sleep 500'", wait=0)
+        await self.has(f"begun {number}")
+        await self.send(key="ctrl-c", wait=5)
+
+    async def work(self, number: int, deadline: float) -> None:
+        """Give it mixed input, and check that each answer came once, and in order."""
+        await self.send(text="stty -echo; PS1=")
+        count = 0
+        while time.monotonic() < deadline:
+            lines = "; ".join(f"echo {number}-{count + i}-ü" for i in range(5))
+            await self.send(text=lines, wait=5)
+            count += 5
+            if count % 20 == 0:
+                await self.interrupt(count)
+            if count % 35 == 0:
+                await self.send(rows=30 + count % 20, columns=200, wait=0)
+            await self.read()
+        await self.has(f"{number}-{count - 1}-ü")
+        numbers = re.findall(rf"{number}-(\d+)-ü", self.seen)
+        assert numbers == [str(n) for n in range(count)], (number, count, len(numbers))
+
+
 async def _soak(client: Caller, number: int, deadline: float) -> None:
-    """Work one shell and check that each answer came once, and in order."""
-    opened = await client.call("shell_open", columns=200)
-    shell = opened.split()[0]
-    await client.call("shell_send", shell=shell, text="stty -echo; PS1=")
-    pages, count = [""], 0
-    while time.monotonic() < deadline:
-        lines = "; ".join(f"echo {number}-{count + i}-ü" for i in range(5))
-        pages.append(await client.call("shell_send", shell=shell, text=lines, wait=5))
-        count += 5
-        if count % 20 == 0:
-            await client.call("shell_send", shell=shell, text="sleep 50", wait=0)
-            pages.append(await client.call("shell_send", shell=shell, key="ctrl-c", wait=5))
-        if count % 35 == 0:
-            await client.call("shell_send", shell=shell, rows=30 + count % 20, columns=200, wait=0)
-        pages.append(await client.call("shell_read", shell=shell))
-    pages.append(await client.call("shell_read", shell=shell, wait=2))
-    seen = [int(n) for n in re.findall(rf"^{number}-(\d+)-ü$", "\n".join(pages), re.MULTILINE)]
-    assert seen == list(range(count)), (number, count, len(seen))
-    await client.call("shell_close", shell=shell)
+    shell = (await client.call("shell_open", columns=200)).split()[0]
+    try:
+        await _Soaked(client, shell).work(number, deadline)
+    finally:
+        await client.call("shell_close", shell=shell)
+
+
+def _body(page: str) -> str:
+    """Return what a page has of the shell's output; a page may end within a line."""
+    body = page.rpartition("\n[shell-")[0]
+    return "" if body == "[nothing new]" else body
 
 
 @pytest.mark.timeout(600)

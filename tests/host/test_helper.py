@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,18 +216,29 @@ def test_two_hundred_at_once_are_served_or_told_to_wait(host: Served) -> None:
 def test_who_never_reads_is_ended_and_holds_up_nobody(host: Served) -> None:
     [_] = ask(host, run("yes", timeout=2) | {"read": False})
     machine = host.machine
-    with machine.popen(["python3", "-c", _DEAF], user="pvemcp") as deaf:
+    with _deaf(host, "yes"):
+        until(lambda: "yes" in working(machine), "the command")
         [answer] = ask(host, run("echo others"))
         assert output(answer) == "others\n"
         until(lambda: working(machine) == "", "the end of what nobody reads", seconds=40)
-        deaf.kill()
+
+
+@contextmanager
+def _deaf(host: Served, command: str) -> Iterator[None]:
+    """Have somebody ask for a command who never reads what it says."""
+    argv = ["python3", "-c", _DEAF, command]
+    with host.machine.popen(argv, user="pvemcp") as deaf:
+        try:
+            yield
+        finally:
+            deaf.kill()
 
 
 _DEAF = """
-import json, socket, struct, time
+import json, socket, struct, sys, time
 link = socket.socket(1)
 link.connect("/run/pvemcp-helper.sock")
-r = json.dumps({"do": "run", "profile": "read", "shell": "yes", "timeout": 3}).encode()
+r = json.dumps({"do": "run", "profile": "read", "shell": sys.argv[1], "timeout": 3}).encode()
 link.sendall(struct.pack(">cI", b"R", len(r)) + r)
 time.sleep(100)
 """
@@ -241,11 +254,10 @@ def test_closing_the_connection_kills_everything_in_the_unit(host: Served) -> No
 
 def test_a_unit_ends_with_the_helper(host: Served) -> None:
     machine = host.machine
-    with machine.popen(["python3", "-c", _DEAF.replace("yes", "sleep 5151")], user="pvemcp") as one:
+    with _deaf(host, "sleep 5151"):
         until(lambda: "sleep 5151" in working(machine), "the command")
         machine.run(["systemctl", "kill", "--signal=KILL", "pvemcp-helper.service"])
         until(lambda: "sleep 5151" not in working(machine), "its end")
-        one.kill()
     [answer] = ask(host, run("echo again"))
     assert output(answer) == "again\n"
 

@@ -105,7 +105,7 @@ def test_a_command_runs_as_the_user_with_an_environment_of_its_own(machine: Mach
 
 def test_a_command_that_takes_too_long_is_ended_in_the_machine_too(machine: Machine) -> None:
     def running() -> str:
-        return machine.run(["pgrep", "-r", "R,S,D", "-x", "sleep"], check=False).stdout
+        return machine.run(["pgrep", "-r", "R,S,D", "-f", "^sleep 100[12]$"], check=False).stdout
 
     with machine.popen(["sleep", "1001"], user="daemon") as process:
         until(running, "the start of sleep")
