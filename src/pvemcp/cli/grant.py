@@ -16,8 +16,8 @@ from pvemcp.cli import words
 from pvemcp.cli.run import CEILING
 from pvemcp.connect import claude_code_command, service_url
 from pvemcp.settings import read_secret
-from pvemcp.settings_values import secret as read_as_secret
-from pvemcp.settings_values import token_id as read_as_token_id
+from pvemcp.settings.values import secret as read_as_secret
+from pvemcp.settings.values import token_id as read_as_token_id
 from pvemcp.store import Store
 
 

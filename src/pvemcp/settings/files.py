@@ -6,8 +6,8 @@ import shlex
 import stat
 from pathlib import Path
 
-from pvemcp import settings_values as values
-from pvemcp.settings_values import wrong
+from pvemcp.settings import values
+from pvemcp.settings.values import wrong
 
 SECRET_FILE_LIMIT = 4096
 """Bytes. The secret of a PVE token has 36; a larger file is some other file."""

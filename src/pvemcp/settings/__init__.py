@@ -1,0 +1,251 @@
+"""The settings: one TOML file and `PVEMCP_*` environment variables, which win over the file.
+
+Every way to get them wrong ends in a Misconfigured that names the setting and the repair. No
+pydantic here: the command line must start fast.
+"""
+# ruff: noqa: RUF009 - _setting is dataclasses.field with a help text
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pvemcp.settings import checks, sources, values
+from pvemcp.settings.files import read_secret, refuse_open_file
+from pvemcp.settings.sources import CONFIG_VARIABLE, PREFIX, SYSTEM_CONFIG, SYSTEM_STATE
+from pvemcp.settings.values import is_loopback, split_listen, wrong
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "SYSTEM_CONFIG",
+    "Settings",
+    "is_loopback",
+    "read_secret",
+    "require_safe_listen",
+    "require_token",
+]
+
+Parser = Callable[[str, Any], Any]
+"""Takes a setting's name and a value as it was given; raises Misconfigured."""
+
+
+def _setting(default: Any, parse: Parser, text: str, *, hidden: bool = False) -> Any:
+    return field(default=default, repr=not hidden, metadata={"parse": parse, "help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One setting as the reference page shows it."""
+
+    name: str
+    env: str
+    type: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that an administrator can set. Made by `load`, which checks it."""
+
+    pve_url: str = _setting(
+        "https://localhost:8006",
+        values.url,
+        "Where the Proxmox VE API answers: scheme, host and port. Plain http only to this machine.",
+    )
+    pve_token_id: str = _setting(
+        "",
+        values.token_id,
+        "The PVE API token for grants that carry none of their own: `USER@REALM!NAME`.",
+    )
+    pve_token_secret: str = _setting(
+        "",
+        values.secret,
+        "The secret of that token. A secret file is the better place for it.",
+        hidden=True,
+    )
+    pve_token_secret_file: Path | None = _setting(
+        None,
+        values.path,
+        "File that holds the secret alone, not readable by everybody (mode 0600 or 0640).",
+    )
+    pve_ca_file: Path | None = _setting(
+        None,
+        values.path,
+        "PEM file of the authority that signed PVE's certificate; on a host it is "
+        "`/etc/pve/pve-root-ca.pem`. Without it the system's authorities count.",
+    )
+    pve_fingerprint: str = _setting(
+        "",
+        values.fingerprint,
+        "SHA-256 fingerprint of PVE's certificate, as its GUI shows it under Certificates. Pins "
+        "that one certificate.",
+    )
+    listen: str = _setting(
+        "127.0.0.1:8080",
+        values.listen,
+        "Address and port of the service; IPv6 as `[::1]:8080`. Beyond loopback it needs a "
+        "certificate and at least one grant.",
+    )
+    tls_cert: Path | None = _setting(
+        None, values.path, "PEM file with the service's own certificate and its chain."
+    )
+    tls_key: Path | None = _setting(
+        None, values.path, "PEM file with the private key of `tls_cert`."
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        values.names,
+        "Names under which clients reach the service, besides its own address; a request with "
+        "another Host header is refused. In the environment: separated by commas.",
+    )
+    state_dir: Path = _setting(
+        SYSTEM_STATE,
+        values.absolute,
+        "Folder of the database: grants, audit, keys. Default: `$STATE_DIRECTORY` under systemd, "
+        "`/var/lib/pvemcp` for root or where it is writable, else `~/.local/state/pvemcp`.",
+    )
+    helper_socket: Path = _setting(
+        Path("/run/pvemcp-helper.sock"),
+        values.absolute,
+        "Socket of the root helper, here or on `ssh_host`.",
+    )
+    exec_file: Path = _setting(
+        Path("/etc/pvemcp/exec.toml"),
+        values.absolute,
+        "What the helper may run; its own file, only root's.",
+    )
+    ssh_host: str = _setting(
+        "",
+        values.words,
+        "PVE host on which commands run, when pvemcp itself is elsewhere. They are run by the "
+        "helper there, which the package brings.",
+    )
+    ssh_user: str = _setting(
+        "pvemcp", values.words, "User on `ssh_host`: one whom the helper there serves."
+    )
+    ssh_port: int = _setting(22, values.integer(1, 65535), "Port of SSH on `ssh_host`.")
+    ssh_key_path: Path | None = _setting(
+        None, values.path, "Private key for `ssh_host`, without a passphrase (mode 0600)."
+    )
+    ssh_known_hosts: Path | None = _setting(
+        None,
+        values.path,
+        "File with the host key of `ssh_host`; an unknown key is refused. Default: "
+        "`~/.ssh/known_hosts` of the service's user.",
+    )
+    pve_concurrency: int = _setting(
+        8, values.integer(1, 64), "How many requests to PVE may be under way at once (1 to 64)."
+    )
+    body_limit: int = _setting(
+        1024 * 1024,
+        values.integer(1024, 64 * 1024 * 1024),
+        "Largest request body that is read, in bytes (1024 to 67108864).",
+    )
+    log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
+    source: Path | None = field(default=None, repr=False)
+    """The settings file that was read, which may hold the secret. Not itself a setting."""
+
+    @classmethod
+    def load(cls, config: Path | None, env: Mapping[str, str], *, files: bool = True) -> Settings:
+        """Read and check the settings.
+
+        `config` is the file named on the command line; else PVEMCP_CONFIG names it, else
+        /etc/pvemcp/pvemcp.toml counts if it exists. A variable that is set but empty counts as
+        not set. With `files=False` the files that settings name are not touched, so that a
+        command which needs only the state folder works while they are missing.
+
+        Raises Misconfigured.
+        """
+        parsers = {item.name: item.metadata["parse"] for item in _described()}
+        path = sources.config_path(config, env)
+        in_file = sources.from_file(path, tuple(parsers)) if path else {}
+        given = in_file | sources.from_environment(env, tuple(parsers))
+        given.setdefault("state_dir", sources.default_state_dir(env))
+        parsed = {name: parsers[name](name, value) for name, value in given.items()}
+        settings = cls(**parsed, source=path)
+        checks.refuse_contradictions(settings)
+        if not files:
+            return settings
+        if path and in_file.get("pve_token_secret"):
+            refuse_open_file("pve_token_secret", path)
+        secret = checks.read_files(settings)
+        return replace(settings, pve_token_secret=secret) if secret else settings
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host (without brackets) and port to listen on; port 0 takes any free one."""
+        return split_listen(self.listen)
+
+    @property
+    def loopback_only(self) -> bool:
+        """Only this machine can reach the service."""
+        return is_loopback(self.address[0])
+
+    @property
+    def pve_is_local(self) -> bool:
+        """The PVE host is this machine: its files can be read, its requests need no gzip."""
+        return is_loopback(urlsplit(self.pve_url).hostname or "")
+
+    @classmethod
+    def describe(cls) -> Iterator[Described]:
+        """Every setting, in the order of the reference page."""
+        for item in _described():
+            yield Described(
+                name=item.name,
+                env=PREFIX + item.name.upper(),
+                type=_TYPES[str(item.type)],
+                default=", ".join(item.default)
+                if isinstance(item.default, tuple)
+                else str(item.default or ""),
+                help=item.metadata["help"],
+            )
+
+
+_TYPES = {
+    "str": "text",
+    "int": "integer",
+    "Path": "path",
+    "Path | None": "path",
+    "tuple[str, ...]": "list of text",
+}
+
+
+def _described() -> Iterator[Field[Any]]:
+    return (item for item in fields(Settings) if item.metadata)
+
+
+def require_safe_listen(settings: Settings, has_grants: bool) -> None:  # noqa: FBT001 - a fact
+    """Refuse to listen beyond loopback without TLS, or without anybody who may log in.
+
+    Raises Misconfigured saying what to set.
+    """
+    if settings.loopback_only:
+        return
+    missing = []
+    if not settings.tls_cert:
+        missing.append("set tls_cert and tls_key (PVEMCP_TLS_CERT, PVEMCP_TLS_KEY)")
+    if not has_grants:
+        missing.append("make a grant (pvemcp grant create NAME --ceiling read)")
+    if missing:
+        raise wrong(
+            "listen",
+            f"{settings.listen} is reachable from other machines, which needs TLS and "
+            "authentication.",
+            f"To repair: {' and '.join(missing)}. Or listen on 127.0.0.1:8080.",
+        )
+
+
+def require_token(settings: Settings) -> tuple[str, str]:
+    """Return id and secret of the configured PVE token. Raises Misconfigured without one."""
+    if not settings.pve_token_id:
+        raise wrong(
+            "pve_token_id",
+            "no PVE API token is set.",
+            "Make one in the PVE GUI (Datacenter, Permissions, API Tokens), then set "
+            "PVEMCP_PVE_TOKEN_ID=USER@REALM!NAME and PVEMCP_PVE_TOKEN_SECRET_FILE.",
+        )
+    return settings.pve_token_id, settings.pve_token_secret
