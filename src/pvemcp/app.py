@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running service out. Only here do all parts meet."""
+"""The composition root: settings in, a running service out. Here all parts meet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
-import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,17 +27,14 @@ from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
-from pvemcp.connect import claude_code_command
 from pvemcp.errors import Unavailable
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
 from pvemcp.listener import (
     App,
     bind,
-    cannot_listen,
     exit_on_signal,
     mcp_url,
-    on_signal,
     run_http,
     until_signal,
 )
@@ -55,7 +50,6 @@ from pvemcp.tls import own_certificate, server_context, validity
 if TYPE_CHECKING:
     from anyio import AsyncFile
 
-    from pvemcp.sim.world import World, WorldName
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +57,8 @@ _M_MMAP_THRESHOLD = -3
 """Of mallopt(3)."""
 HOST_DESCRIPTION = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 """Where a PVE host keeps the API description of its own version."""
-SIMULATOR_PORT = "Take another with --port PORT; 0 takes any free one."
-DEMO_CALLER = "demo"
 MOST_SESSIONS = 1000
 """Sessions of the era before 2026-07-28, at about 40 kB each."""
-DEMO_PORT = "Take another: make demo PORT=9090 (pvemcp demo --port 9090)."
 
 
 def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
@@ -156,7 +147,7 @@ async def _load(pve: PveClient) -> None:
         logger.warning("no API description yet: %s", fault)
 
 
-def _log_to_stderr(settings: Settings) -> None:
+def log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(
         stream=sys.stderr,
         level=settings.log_level.upper(),
@@ -187,7 +178,7 @@ def _settle() -> None:
 
 def serve(settings: Settings) -> int:
     """Run the service over HTTP until a signal ends it."""
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     _settle()
     exit_on_signal()
     _judge_certificate(settings)
@@ -234,7 +225,7 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
 
     Returns 0 when the client has closed stdin, or on SIGTERM or SIGHUP; 130 on SIGINT.
     """
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     _settle()
     principal = Principal("stdio", ceiling, ApiToken(*require_token(settings)))
 
@@ -256,70 +247,3 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
         secrets = held(store, principal.token.secret)
         _mask_log(secrets)
         return asyncio.run(until_signal(run(store)))
-
-
-def demo(world: WorldName, port: int) -> int:
-    """Run the service on a simulated PVE of its own, and say how to connect to it."""
-    from pvemcp.sim.world import make_world  # noqa: PLC0415 - a real service starts without it
-
-    exit_on_signal()
-    simulated = make_world(world, progress="timed")
-    with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
-        settings = Settings(
-            listen=f"127.0.0.1:{port}",
-            state_dir=Path(folder),
-            helper_socket=Path(folder, "none"),  # this host's own would run commands for real
-            log_level="warning",
-        )
-        _log_to_stderr(settings)
-        with Store(settings.state_dir) as store, bind(settings, other=DEMO_PORT) as bound:
-            asyncio.run(_demo(simulated, settings, store, bound))
-    return 0
-
-
-async def _demo(world: World, settings: Settings, store: Store, bound: socket.socket) -> None:
-    from pvemcp.sim.http import serve as serve_world  # noqa: PLC0415 - as above
-
-    grants = Grants(store)
-    _, secret = grants.create(DEMO_CALLER, Effect.DESTROY)
-    unix_socket = str(settings.state_dir / "pve.sock")
-    async with serve_world(world, uds=unix_socket, tls=False):
-        pve = pve_client(settings, unix_socket=unix_socket)
-        default = ApiToken(*world.token())
-        app = compose(settings, store=store, grants=grants, pve=pve, default=default)
-        url = mcp_url(settings, bound)
-        add = claude_code_command(url, secret)
-        print(  # noqa: T201 - the answer to the command
-            f"A simulated Proxmox VE is running; nothing real is touched.\n\n"
-            f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\nCtrl-C ends it.",
-            flush=True,
-        )
-        await run_http(app, settings, bound)
-
-
-def simulate(world: WorldName, port: int) -> int:
-    """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
-    from pvemcp.sim.world import make_world  # noqa: PLC0415 - as above
-
-    exit_on_signal()
-    asyncio.run(_simulate(make_world(world, progress="timed"), port))
-    return 0
-
-
-async def _simulate(world: World, port: int) -> None:
-    from pvemcp.sim.http import serve as serve_world  # noqa: PLC0415 - as above
-
-    ended = asyncio.Event()
-    on_signal(ended.set)
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            running = await stack.enter_async_context(serve_world(world, port=port, tls=True))
-        except OSError as error:
-            raise cannot_listen(f"127.0.0.1:{port}", error, other=SIMULATOR_PORT) from None
-        token_id, secret = world.token()
-        print(  # noqa: T201 - the answer to the command
-            f"URL          {running.url}\nfingerprint  {running.fingerprint}\n"
-            f"token        PVEAPIToken={token_id}={secret}\n\nCtrl-C ends it.",
-            flush=True,
-        )
-        await ended.wait()

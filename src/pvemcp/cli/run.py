@@ -71,9 +71,9 @@ def stdio(context: click.Context, ceiling: str) -> int:
 @_port(8080)
 def demo(world: World, port: int) -> int:
     """Try everything on a simulated Proxmox VE: nothing real is touched, no settings are read."""
-    from pvemcp import app  # noqa: PLC0415 - slow to import
+    from pvemcp import trial  # noqa: PLC0415 - slow to import
 
-    return app.demo(world, port)
+    return trial.demo(world, port)
 
 
 @click.command(short_help="Run only the simulated Proxmox VE API.")
@@ -84,6 +84,6 @@ def simulate(world: World, port: int) -> int:
 
     Prints its URL, the fingerprint of its certificate, and an API token.
     """
-    from pvemcp import app  # noqa: PLC0415 - slow to import
+    from pvemcp import trial  # noqa: PLC0415 - slow to import
 
-    return app.simulate(world, port)
+    return trial.simulate(world, port)
