@@ -29,7 +29,7 @@ LAUNCHER = b"""\
 #!/bin/sh
 exec /usr/bin/python3 -I /usr/lib/pvemcp/main "$@"
 """
-ROOT_SIDE = ("helper.py", "inside.py", "jobs.py", "guest.py")
+ROOT_SIDE = ("helper.py", "inside.py", "jobs.py", "guest.py", "mirror.py")
 """What root runs: files of their own, which import nothing of ours."""
 
 _PYTHON: dict[Suite, str] = {"bookworm": "3.11", "trixie": "3.13"}
