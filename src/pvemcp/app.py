@@ -8,7 +8,7 @@ import ctypes
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -40,6 +40,7 @@ from pvemcp.listener import (
 )
 from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.pve.client import PveClient
+from pvemcp.retention import keep_within
 from pvemcp.running import runner
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen, require_token
@@ -105,7 +106,7 @@ def compose(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     mcp.add_exception_handler(404, _not_found)
-    _live_with(mcp, pve, host)
+    _live_with(mcp, pve, host, lambda: keep_within(store, settings))
     guarded = BearerAuth(Hangup(mcp), grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)
@@ -123,18 +124,24 @@ async def _not_found(request: Request, _: Exception) -> Response:
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
 
 
-def _live_with(mcp: Starlette, pve: PveClient, host: Runner) -> None:
-    """Load the API description in the background; close shells and connections at the end."""
+def _live_with(
+    mcp: Starlette,
+    pve: PveClient,
+    host: Runner,
+    background: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Run what goes on in the background; close shells and connections at the end."""
     inner = mcp.router.lifespan_context
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
         async with pve, inner(app) as state:
-            loading = asyncio.create_task(_load(pve))
+            running = [asyncio.create_task(each) for each in (_load(pve), background())]
             try:
                 yield state
             finally:
-                loading.cancel()
+                for task in running:
+                    task.cancel()
                 await host.close()
 
     mcp.router.lifespan_context = lifespan

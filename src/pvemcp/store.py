@@ -137,8 +137,18 @@ class Store:
         """Return what SQLite's own quick check finds; "ok" is good."""
         return str(self.rows("PRAGMA quick_check(1)")[0][0])
 
+    def give_back(self, pages: int) -> None:
+        """Return up to that many unused pages to the file system.
+
+        It does nothing in a file that was made before new ones had auto_vacuum: they are reused.
+        """
+        with _translated(self.path):
+            # Not execute(): it stops after the first page.
+            self._db.executescript(f"PRAGMA incremental_vacuum({pages:d})")
+
     def _open(self) -> None:
         with _translated(self.path):
+            self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts in a file that is new
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA secure_delete = ON")  # a revoked grant's PVE token is wiped

@@ -30,6 +30,7 @@ from pvemcp.settings import Settings
 from pvemcp.sim.tls import make_certificates
 from tests.scenarios.rig import ERAS, Caller, Rig, rig
 from tests.scenarios.test_guests import a_guest
+from tests.unit.test_retention import fill, ids
 
 DISCOVER: dict[str, Any] = {
     "jsonrpc": "2.0",
@@ -120,6 +121,17 @@ async def test_an_audit_row_names_the_grant_the_address_and_the_client() -> None
         assert entry.mcp_client.startswith("mcp")
         assert [step["path"] for step in entry.steps] == ["/version"]
         assert entry.outcome == "ok"
+
+
+async def test_a_running_service_deletes_calls_beyond_their_age() -> None:
+    async with rig("homelab") as r:
+        fill(r.store, [0.0, 1.0, time.time()])
+        settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
+        token = ApiToken(*r.world.token())
+        app = compose(settings, store=r.store, grants=Grants(r.store), pve=r.pve, default=token)
+        async with start(app, settings) as running, aiohttp.ClientSession() as session:
+            await session.get(running.url)
+            assert ids(r.store) == [2]
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ class Settings:
         values.integer(1024, 64 * 1024 * 1024),
         "Largest request body that is read, in bytes (1024 to 67108864).",
     )
+    audit_keep_days: int = _setting(
+        365,
+        values.integer(0, 36500),
+        "Days that the audit goes back; older calls are deleted. 0 keeps them for ever.",
+    )
+    audit_max_mb: int = _setting(
+        512,
+        values.integer(16, 1024 * 1024),
+        "Most megabytes that the database may fill (16 to 1048576): beyond it the oldest calls "
+        "are deleted, whatever their age.",
+    )
     log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
     source: Path | None = field(default=None, repr=False)
     """The settings file that was read, which may hold the secret. Not itself a setting."""

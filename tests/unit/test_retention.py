@@ -1,0 +1,125 @@
+"""How far back the audit goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pvemcp.audit import Audit
+from pvemcp.errors import Unavailable
+from pvemcp.retention import DAY, MOST_ROWS, delete_batch, usage
+from pvemcp.settings import Settings
+from pvemcp.store import Store
+from tests.unit.test_audit import closed
+
+NOW = 1_900_000_000.0
+
+
+def fill(store: Store, times: list[float], size: int = 10) -> None:
+    """Record a call for each of the times, with arguments of that size."""
+    for number, moment in enumerate(times):
+        store.write(
+            "INSERT INTO calls (id, process, time, client, grant_id, address, mcp_client, tool, "
+            "arguments, steps, outcome, error, ms) "
+            "VALUES (?, '', ?, '', '', '', '', '', ?, '[]', 'ok', '', 1)",
+            (str(number), moment, f'"{"x" * size}"'),
+        )
+
+
+def ids(store: Store) -> list[int]:
+    return [int(id_) for (id_,) in store.rows("SELECT id FROM calls ORDER BY number")]
+
+
+def cut(store: Store, settings: Settings) -> int:
+    """Delete all that is beyond the limits, and return in how many batches."""
+    batches = 0
+    while delete_batch(store, settings, NOW):
+        batches += 1
+    return batches
+
+
+def test_calls_beyond_their_age_are_deleted_and_the_others_stay(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        fill(store, [NOW - age * DAY for age in (30, 20, 11, 9, 1)])
+        cut(store, Settings(audit_keep_days=10))
+        assert ids(store) == [3, 4]
+
+
+def test_a_call_of_a_wrong_clock_takes_no_newer_ones_with_it(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        fill(store, [NOW - 30 * DAY, NOW, 0.0, NOW])  # the clock was in 1970 for a while
+        cut(store, Settings(audit_keep_days=10))
+        assert ids(store) == [1, 2, 3]
+
+
+def test_zero_days_keep_everything(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        fill(store, [0.0, 1.0, NOW])
+        assert cut(store, Settings(audit_keep_days=0)) == 0
+        assert len(ids(store)) == 3
+
+
+def test_the_newest_call_stays_whatever_its_age(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        fill(store, [0.0, 1.0, 2.0])
+        cut(store, Settings(audit_keep_days=1))
+        assert ids(store) == [2]
+
+
+def test_an_audit_beyond_its_size_loses_the_oldest_and_gives_the_disk_back(tmp_path: Path) -> None:
+    settings = Settings(audit_max_mb=16, audit_keep_days=0)
+    with Store(tmp_path) as store:
+        store.write("BEGIN")
+        fill(store, [NOW] * 800, size=30_000)
+        store.write("COMMIT")
+        store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = store.path.stat().st_size
+        assert usage(store, settings).used > usage(store, settings).most
+        assert cut(store, settings) > 10
+        store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        found = usage(store, settings)
+        assert found.most * 0.9 < found.used <= found.most
+        assert store.path.stat().st_size <= found.most + 1024 * 1024 < before
+        assert ids(store) == list(range(800 - len(ids(store)), 800))
+
+
+def test_a_batch_is_small_whatever_there_is_to_delete(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.write("BEGIN")
+        fill(store, [0.0] * 2000)
+        store.write("COMMIT")
+        delete_batch(store, Settings(audit_keep_days=1), NOW)
+        assert len(ids(store)) == 2000 - MOST_ROWS
+
+
+def test_the_figures_are_those_of_the_disk(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        assert usage(store, Settings()).oldest is None
+        fill(store, [5.0, 6.0])
+        found = usage(store, Settings(audit_max_mb=16))
+    assert found.oldest == 5.0
+    assert found.most == 16 * 1024 * 1024
+    assert 0 < found.free <= found.total
+    assert 0 <= found.disk_filled < 1
+
+
+def test_a_locked_database_is_tried_again_later(tmp_path: Path) -> None:
+    with Store(tmp_path) as holder, Store(tmp_path) as store:
+        fill(store, [0.0, NOW])
+        holder.write("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match="locked"):
+            delete_batch(store, Settings(audit_keep_days=1), NOW)
+        holder.write("ROLLBACK")
+        cut(store, Settings(audit_keep_days=1))
+        assert ids(store) == [1]
+
+
+def test_a_call_that_was_recorded_is_still_readable_after_a_cut(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        fill(store, [0.0])
+        audit = Audit(store, None)
+        call = closed()
+        audit.record(call)
+        cut(store, Settings(audit_keep_days=1, audit_max_mb=16))
+        assert [entry.id for entry in audit.rows()] == [call.id]
