@@ -22,6 +22,8 @@ from tests.scenarios.test_guests import a_guest
 from tests.scenarios.test_host import unboxed, until
 
 KINDS = ("qemu", "lxc")
+RUN = os.getpid()
+"""Makes the commands of this run of the tests others than those of a run beside it."""
 
 
 @dataclass
@@ -90,21 +92,21 @@ def test_a_script_in_ascii_does_the_same() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_time_limit_ends_the_whole_tree_in_the_guest(kind: str) -> None:
     async with place(kind) as p:
-        command = "trap '' TERM; (setsid sleep 3131 &) ; sleep 3132"
+        command = f"trap '' TERM; (setsid sleep 3131.{RUN} &) ; sleep 3132.{RUN}"
         text = await p.call("guest_exec", command=command, timeout=1)
         assert "ended at its time limit" in text
-        await until(lambda: not _running("sleep 313[12]"))
+        await until(lambda: not _running(f"sleep 313[12].{RUN}"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_cancelled_call_ends_the_whole_tree_in_the_guest(kind: str) -> None:
     async with place(kind) as p:
-        command = "(setsid sleep 4141 &) ; sleep 4142"
+        command = f"(setsid sleep 4141.{RUN} &) ; sleep 4142.{RUN}"
         call = asyncio.create_task(p.call("guest_exec", command=command, timeout=100))
-        await until(lambda: _running("sleep 4142"))
+        await until(lambda: _running(f"sleep 4142.{RUN}"))
         call.cancel()
         await asyncio.wait([call])
-        await until(lambda: not _running("sleep 414[12]"))
+        await until(lambda: not _running(f"sleep 414[12].{RUN}"))
 
 
 def _running(what: str) -> bool:
@@ -210,10 +212,12 @@ async def test_a_command_leads_a_session_of_its_own() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_has_lost_the_marker_is_ended_too(kind: str) -> None:
     async with place(kind) as p:
-        command = "(env -i sleep 5151 &) ; env -i setsid sleep 5152 & exec sleep 5153"
+        command = (
+            f"(env -i sleep 5151.{RUN} &) ; env -i setsid sleep 5152.{RUN} & exec sleep 5153.{RUN}"
+        )
         text = await p.call("guest_exec", command=command, timeout=1)
         assert "ended at its time limit" in text
-        await until(lambda: not _running("sleep 515[123]"))
+        await until(lambda: not _running(f"sleep 515[123].{RUN}"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,13 +234,14 @@ async def test_a_call_that_is_cancelled_as_it_starts_leaves_nothing_behind(kind:
     async with place(kind) as p:
         p.rig.world.faults.slow_node("pve1", 0.2)
         for n in range(6):
-            call = asyncio.create_task(p.call("guest_exec", command="sleep 6161", timeout=100))
+            command = f"sleep 6161.{RUN}"
+            call = asyncio.create_task(p.call("guest_exec", command=command, timeout=100))
             await asyncio.sleep(0.15 * n)  # at different points of its way
             call.cancel()
             await asyncio.wait([call])
         p.rig.world.faults.slow_node("pve1", 0)
         await until(_nothing_in_background)
-        assert not _running("sleep 6161")
+        assert not _running(f"sleep 6161.{RUN}")
 
 
 def _nothing_in_background() -> bool:
@@ -256,29 +261,29 @@ async def test_an_agent_that_is_silent_for_a_while_does_not_lose_the_command() -
 
 async def test_a_result_that_is_lost_is_said_to_be(era: str) -> None:
     async with place("qemu", era=era) as p:
-        call = asyncio.create_task(p.call("guest_exec", command="sleep 7171"))
-        await until(lambda: p.inner.runs and _running("sleep 7171"))
+        call = asyncio.create_task(p.call("guest_exec", command=f"sleep 7171.{RUN}"))
+        await until(lambda: p.inner.runs and _running(f"sleep 7171.{RUN}"))
         runs, p.inner.runs = p.inner.runs, {}
         with pytest.raises(ToolFault, match=r"uncertain: .*does not know it any more"):
             await call
         p.inner.runs = runs
-        _end("sleep 7171")
+        _end(f"sleep 7171.{RUN}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_end_that_the_guest_does_not_confirm_is_said_to_be_unsure(kind: str) -> None:
     async with place(kind) as p:
-        call = asyncio.create_task(p.call("guest_exec", command="sleep 8181", timeout=1))
+        call = asyncio.create_task(p.call("guest_exec", command=f"sleep 8181.{RUN}", timeout=1))
         await until(lambda: p.inner.runs or unboxed(p.rig).asked)
-        await until(lambda: _running("sleep 8181"))
+        await until(lambda: _running(f"sleep 8181.{RUN}"))
         if kind == "qemu":
             p.rig.world.guests[p.vmid].agent_running = False
         else:
             unboxed(p.rig).enter = ("false",)
             await until(lambda: len(unboxed(p.rig).asked) == 2)
-            _end("sleep 8181")
+            _end(f"sleep 8181.{RUN}")
         assert "the guest has not confirmed its end" in await call
-        _end("sleep 8181")
+        _end(f"sleep 8181.{RUN}")
 
 
 async def test_a_signal_is_named() -> None:
@@ -390,7 +395,7 @@ class Windows(Inner):
             self.runs[int(argv[-1])].process.kill()
             argv = ["true", *argv]
         elif argv[0] == "powershell.exe":
-            argv = ["sleep", "9191"]
+            argv = ["sleep", f"9191.{RUN}"]
         return super().start(argv, stdin)
 
 
@@ -403,7 +408,7 @@ async def test_a_time_limit_ends_the_tree_of_a_windows_command() -> None:
         assert "ended at its time limit" in text
         started = guest.system.started
         assert started[-1][1:5] == ["taskkill.exe", "/F", "/T", "/PID"]
-        assert not _running("sleep 9191")
+        assert not _running(f"sleep 9191.{RUN}")
         with pytest.raises(ToolFault, match="Windows takes"):
             await p.call("guest_exec", command="x" * 20_000)
         with pytest.raises(ToolFault, match="cannot name a variable"):
