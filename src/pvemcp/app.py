@@ -207,7 +207,7 @@ def _judge_certificate(settings: Settings) -> None:
     """Refuse a certificate that no server can use, and warn of one that clients will refuse."""
     if settings.tls_cert is None or settings.tls_key is None:
         return
-    server_context(settings.tls_cert, settings.tls_key)
+    server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     try:
         start, end = validity(own_certificate(settings.tls_cert))
     except ValueError:
@@ -215,7 +215,7 @@ def _judge_certificate(settings: Settings) -> None:
     now = datetime.now(UTC)
     if now > end:
         logger.warning(
-            "the certificate %s expired on %s: clients will refuse it. Renew it, and restart.",
+            "the certificate %s expired on %s: clients will refuse it. Renew it.",
             settings.tls_cert,
             f"{end:%Y-%m-%d %H:%M} UTC",
         )

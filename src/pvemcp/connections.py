@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from typing import ClassVar
 
 import h11
@@ -16,6 +17,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MOST = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096)
 """Connections; beyond them the one that has waited longest for its request is ended."""
 _INCOMPLETE = (h11.IDLE, h11.SEND_BODY)
+
+
+def listening_socket(host: str, port: int, backlog: int = 512) -> socket.socket:
+    """Listen on an address; `::` takes IPv4 as well where the kernel can. Raises OSError."""
+    if ":" not in host:
+        return socket.create_server((host, port), backlog=backlog)
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(
+        (host, port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=both
+    )
 
 
 class Connection(H11Protocol):

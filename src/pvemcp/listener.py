@@ -19,10 +19,10 @@ from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp
 
 from pvemcp.connect import service_url
-from pvemcp.connections import Connection
+from pvemcp.connections import Connection, listening_socket
 from pvemcp.errors import Misconfigured
 from pvemcp.settings import Settings
-from pvemcp.tls import server_context
+from pvemcp.tls import Certificate
 
 GRACE = 2
 """Seconds that calls under way get when the service stops."""
@@ -42,13 +42,17 @@ class App:
 class _Uvicorn(uvicorn.Server):
     """A server that ends the clients' open subscription streams before it waits for requests."""
 
-    def __init__(self, config: uvicorn.Config, listen: ListenHandler) -> None:
-        super().__init__(config)
-        self._listen = listen
+    def __init__(self, app: App, settings: Settings, http: type[Connection] = Connection) -> None:
+        self._certificate = _certificate(settings)
+        super().__init__(_uvicorn_config(app, self._certificate, http))
+        self._listen = app.listen
+        self._watching: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._certificate:
+            self._watching = asyncio.create_task(self._certificate.watch())
         self.ready.set()
 
     @contextlib.contextmanager
@@ -58,6 +62,8 @@ class _Uvicorn(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._listen.close()
+        if self._watching:
+            self._watching.cancel()
         await super().shutdown(sockets)
 
 
@@ -70,9 +76,8 @@ def bind(settings: Settings, *, other: str = OTHER_PORT) -> socket.socket:
     `other` is the sentence that says how to take another address.
     """
     host, port = settings.address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        bound = socket.create_server((host, port), family=family, backlog=512)
+        bound = listening_socket(host, port)
     except OSError as error:
         raise cannot_listen(settings.listen, error, other=other) from None
     # asyncio does this only for sockets that it opened itself; without it an answer, written in two
@@ -116,7 +121,7 @@ async def start(
 ) -> AsyncIterator[Running]:
     """Listen and serve until `stop` or the end of the block."""
     with bind(settings) as bound:
-        server = _Uvicorn(_uvicorn_config(app, settings, http), app.listen)
+        server = _Uvicorn(app, settings, http)
         task = asyncio.create_task(server.serve([bound]))
         await server.ready.wait()
         running = Running(mcp_url(settings, bound), server, task)
@@ -128,7 +133,7 @@ async def start(
 
 async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
     """Serve until a signal of `on_signal`; a second one does not wait for calls under way."""
-    server = _Uvicorn(_uvicorn_config(app, settings), app.listen)
+    server = _Uvicorn(app, settings)
 
     def end() -> None:
         server.force_exit = server.should_exit
@@ -182,15 +187,18 @@ def _ending() -> tuple[signal.Signals, ...]:
     return (signal.SIGTERM, signal.SIGHUP)
 
 
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
 def _uvicorn_config(
-    app: App, settings: Settings, http: type[Connection] = Connection
+    app: App, certificate: Certificate | None, http: type[Connection]
 ) -> uvicorn.Config:
-    context = None
-    if settings.tls_cert and settings.tls_key:
-        context = server_context(settings.tls_cert, settings.tls_key)
     return uvicorn.Config(
         app.asgi,
-        ssl_context_factory=(lambda *_: context) if context else None,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         http=http,
         log_config=None,
         access_log=False,

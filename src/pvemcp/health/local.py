@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import shlex
-import socket
 import ssl
 import stat
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pvemcp.access.grants import Grant, Grants
+from pvemcp.connections import listening_socket
 from pvemcp.errors import Fault, Missing
 from pvemcp.health.check import SOON, Check, bad, expiry, good, warning
 from pvemcp.settings import Settings, require_safe_listen, require_token
@@ -108,12 +108,15 @@ def _ends_soon(grant: Grant, now: float) -> bool:
 
 
 def check_certificate(settings: Settings) -> Iterator[Check]:
-    """Judge the certificate that the service shows to its clients."""
-    name, repair = "own certificate", "Renew it, and restart the service."
+    """Judge the certificate that the service shows to its clients.
+
+    When the files cannot be used, a service that runs still shows the pair before them.
+    """
+    name, repair = "own certificate", "Renew it; the service takes the new one without a restart."
     if settings.tls_cert is None or settings.tls_key is None:
         return
     try:
-        server_context(settings.tls_cert, settings.tls_key)
+        server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     except Fault as fault:
         yield bad(name, fault.message, fault.hint)
         return
@@ -132,9 +135,8 @@ async def check_listen(settings: Settings, grants: list[Grant]) -> list[Check]:
     except Fault as fault:
         return [bad("listen", fault.message, fault.hint)]
     host, port = settings.address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family):
+        with listening_socket(host, port):
             return [good("listen", f"{settings.listen} is free: the service is not running")]
     except OSError as error:
         number = error.errno or 0
@@ -166,6 +168,11 @@ async def _is_ours(settings: Settings) -> bool:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(target, port, ssl=context)
             try:
+                if (
+                    settings.tls_client_ca and settings.tls_cert
+                ):  # it ends here for whom it does not know
+                    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                    return bool(shown == own_certificate(settings.tls_cert))
                 writer.write(b"GET /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 head = await reader.read(4096)
             finally:

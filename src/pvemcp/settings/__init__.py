@@ -91,10 +91,21 @@ class Settings:
         "certificate and at least one grant.",
     )
     tls_cert: Path | None = _setting(
-        None, values.path, "PEM file with the service's own certificate and its chain."
+        None,
+        values.path,
+        "PEM file with the service's own certificate and its chain. A changed file counts for new "
+        "connections within seconds.",
     )
     tls_key: Path | None = _setting(
-        None, values.path, "PEM file with the private key of `tls_cert`."
+        None,
+        values.path,
+        "PEM file with the private key of `tls_cert`; it may be the same file.",
+    )
+    tls_client_ca: Path | None = _setting(
+        None,
+        values.path,
+        "PEM file of an authority: only clients with a certificate of it may connect, and they "
+        "still need a grant.",
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (),

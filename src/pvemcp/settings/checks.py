@@ -18,6 +18,12 @@ def refuse_contradictions(given: Settings) -> None:
     if bool(given.tls_cert) != bool(given.tls_key):
         lacking, present = ("tls_key", "tls_cert") if given.tls_cert else ("tls_cert", "tls_key")
         raise wrong(lacking, f"is missing while {present} is set.", "Set both, or neither.")
+    if given.tls_client_ca and not given.tls_cert:
+        raise wrong(
+            "tls_cert",
+            "is missing while tls_client_ca is set.",
+            "Set tls_cert and tls_key: clients show a certificate only to a service with one.",
+        )
     if given.pve_ca_file and given.pve_fingerprint:
         raise wrong(
             "pve_fingerprint",
@@ -68,7 +74,7 @@ def _refuse_contradictory_token(given: Settings) -> None:
 
 def read_files(settings: Settings) -> str:
     """Check the files that settings name; return the PVE token's secret, if one holds it."""
-    for name in ("pve_ca_file", "tls_cert", "tls_key", "ssh_key_path"):
+    for name in ("pve_ca_file", "tls_cert", "tls_key", "tls_client_ca", "ssh_key_path"):
         path = getattr(settings, name)
         if path and not os.access(path, os.R_OK):
             problem = "cannot be read" if os.access(path, os.F_OK) else "does not exist"
