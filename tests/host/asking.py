@@ -26,7 +26,7 @@ def frame(kind: str, payload: bytes) -> bytes:
 def ask(question: dict[str, Any]) -> list[list[str]]:
     """Send one question and return what came back until the end."""
     with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(question.get("patience", 30))
+        link.settimeout(question.get("patience", 100))
         try:
             link.connect(PATH)
             if "raw" in question:
