@@ -76,7 +76,7 @@ class Store:
             _prepare(state_dir, self.path)
         else:
             _require(self.path)
-        with _translated(self.path):
+        with translated(self.path):
             # Transactions are written out below; sqlite3 must not open any by itself.
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
         try:
@@ -100,17 +100,17 @@ class Store:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
-        with _translated(self.path):
+        with translated(self.path):
             return self._db.execute(sql, parameters).fetchall()
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run and commit one statement; return how many rows it touched."""
-        with _translated(self.path):
+        with translated(self.path):
             return self._db.execute(sql, parameters).rowcount
 
     def insert(self, sql: str, parameters: Sequence[Any] = ()) -> bool:
         """Run and commit an INSERT; False when a unique value is taken."""
-        with _translated(self.path):
+        with translated(self.path):
             try:
                 self._db.execute(sql, parameters)
             except sqlite3.IntegrityError:
@@ -120,7 +120,7 @@ class Store:
 
     def data_version(self) -> int:
         """Return a number that changes whenever another connection has committed something."""
-        with _translated(self.path):
+        with translated(self.path):
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def version(self) -> tuple[int, int]:
@@ -142,43 +142,21 @@ class Store:
 
         It does nothing in a file that was made before new ones had auto_vacuum: they are reused.
         """
-        with _translated(self.path):
+        with translated(self.path):
             # Not execute(): it stops after the first page.
             self._db.executescript(f"PRAGMA incremental_vacuum({pages:d})")
 
     def _open(self) -> None:
-        with _translated(self.path):
+        with translated(self.path):
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts in a file that is new
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA secure_delete = ON")  # a revoked grant's PVE token is wiped
-            self._migrate()
-
-    def _migrate(self) -> None:
-        if self._version() == len(MIGRATIONS):
-            return
-        # Two processes may start at once: the version is read again once the lock is held.
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            found = self._version()
-            if found > len(MIGRATIONS):
-                raise Misconfigured(
-                    f"{self.path} was written by a newer pvemcp (schema {found}; this one knows "
-                    f"{len(MIGRATIONS)}).",
-                    hint="Install that version again, or name another PVEMCP_STATE_DIR.",
-                )
-            for script in MIGRATIONS[found:]:
-                for statement in _statements(script):
-                    self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            migrate(self._db, self.path)
 
     def _require_version(self) -> None:
-        with _translated(self.path):
-            found = self._version()
+        with translated(self.path):
+            found = _version(self._db)
         if found != len(MIGRATIONS):
             raise Misconfigured(
                 f"{self.path} has schema {found}, this pvemcp uses {len(MIGRATIONS)}.",
@@ -186,8 +164,36 @@ class Store:
                 "needs the pvemcp that wrote it.",
             )
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema to this version's, or leave all as it is.
+
+    `path` is for the message of the Misconfigured that a newer schema raises. Raises sqlite3.Error.
+    """
+    if _version(db) == len(MIGRATIONS):
+        return
+    # Two processes may start at once: the version is read again once the lock is held.
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        found = _version(db)
+        if found > len(MIGRATIONS):
+            raise Misconfigured(
+                f"{path} was written by a newer pvemcp (schema {found}; this one knows "
+                f"{len(MIGRATIONS)}).",
+                hint="Install that version again, or name another PVEMCP_STATE_DIR.",
+            )
+        for script in MIGRATIONS[found:]:
+            for statement in _statements(script):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -205,7 +211,7 @@ def _prepare(folder: Path, path: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True)
         place = folder.stat()
-        _refuse_strangers(folder, place, path)
+        refuse_strangers(path)
         if place.st_mode & stat.S_IWOTH:
             raise Misconfigured(
                 f"state_dir: every user of this machine can write to {folder}.",
@@ -223,9 +229,13 @@ def _prepare(folder: Path, path: Path) -> None:
         raise _unusable(folder, exc) from None
 
 
-def _refuse_strangers(folder: Path, place: os.stat_result, path: Path) -> None:
-    """Another user's folder or a link in it could lead root to any file of the machine."""
-    strange = os.geteuid() not in (0, place.st_uid) and place.st_uid != 0
+def refuse_strangers(path: Path) -> None:
+    """Refuse a database in another user's folder, and links in its place: they could lead root
+    to any file of the machine. Raises Misconfigured, and OSError without the folder.
+    """
+    folder = path.parent
+    owner = folder.stat().st_uid
+    strange = os.geteuid() not in (0, owner) and owner != 0
     linked = any(path.with_name(FILE + end).is_symlink() for end in ("", "-wal", "-shm"))
     if strange or linked:
         raise Misconfigured(
@@ -257,7 +267,8 @@ def _unusable(path: Path, exc: OSError) -> Misconfigured:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """Turn sqlite3's errors into Faults that name the file."""
     try:
         yield
     except sqlite3.Error as exc:

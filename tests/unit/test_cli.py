@@ -253,3 +253,35 @@ def test_commands_that_read_the_database_import_nothing_slow() -> None:
     )
     loaded = set(done.stdout.split())
     assert not loaded & {"mcp", "pydantic", "aiohttp", "uvicorn", "starlette", "asyncio", "ssl"}
+
+
+def test_a_backup_is_made_checked_and_listed(pvemcp: Commands, tmp_path: Path) -> None:
+    pvemcp("grant", "create", "laptop", "--ceiling", "read")
+    assert "nothing to encrypt" in pvemcp("backup", answer=2).stderr
+    assert "Backups are off" in pvemcp("backup", "--scheduled").stdout
+    config = tmp_path / "pvemcp.toml"
+    config.touch(0o600)
+    made = pvemcp("--config", str(config), "backup", "init")
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text(made.stdout)
+    path = pvemcp("--config", str(config), "backup", "--scheduled").stdout.rpartition(" (")[0]
+    assert Path(path).parent == pvemcp.state / "backups"
+    assert Path(path).name in pvemcp("--config", str(config), "backup", "list").stdout
+    checked = pvemcp("backup", "verify", path, "--key", str(key)).stdout
+    assert "maker known" in checked
+    assert "database.sqlite" in checked
+    assert "Name it: --key" in pvemcp("backup", "verify", path, answer=2).stderr
+    assert "is not a backup" in pvemcp("backup", "verify", str(key), answer=2).stderr
+
+
+def test_a_backup_that_fails_has_an_exit_code_and_is_listed_as_failed(
+    pvemcp: Commands, tmp_path: Path
+) -> None:
+    pvemcp("grant", "create", "laptop", "--ceiling", "read")
+    config = tmp_path / "pvemcp.toml"
+    config.touch(0o600)
+    pvemcp("--config", str(config), "backup", "init")
+    words = ("--config", str(config), "backup", "--scheduled", "--to-storage", "nas")
+    assert "no pvesh here" in pvemcp(*words, answer=2).stderr
+    assert "The last backup failed" in pvemcp("--config", str(config), "backup", "list").stderr

@@ -10,6 +10,7 @@ import click
 
 from pvemcp import __version__
 from pvemcp.cli.audit import audit
+from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.grant import grant
 from pvemcp.cli.run import demo, serve, simulate, stdio
@@ -37,7 +38,7 @@ def commands(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, stdio, demo, simulate, grant, audit, doctor, connect):
+for command in (serve, stdio, demo, simulate, grant, audit, backup, doctor, connect):
     commands.add_command(command)
 
 

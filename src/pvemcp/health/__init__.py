@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvemcp.health.backups import check_backups
 from pvemcp.health.check import Check
 from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
@@ -24,4 +25,5 @@ async def checks(settings: Settings) -> list[Check]:
         *await check_listen(settings, grants),
         *await check_pve(settings),
         await check_commands(settings),
+        *check_backups(settings),
     ]

@@ -167,6 +167,23 @@ class Settings:
         "Most megabytes that the database may fill (16 to 1048576): beyond it the oldest calls "
         "are deleted, whatever their age.",
     )
+    backup_recipient: str = _setting(
+        "",
+        values.recipient,
+        "Who can open the daily backups: `age1…`, as `pvemcp backup init` makes it. Without it "
+        "there are none.",
+    )
+    backup_to: str = _setting(
+        "",
+        values.backup_target,
+        "Where backups go: a folder, or `storage:NAME` for a directory storage of PVE. Default: "
+        "`/var/backups/pvemcp`, of an own installation `backups` in the state folder.",
+    )
+    backup_keep: int = _setting(
+        14,
+        values.integer(1, 10000),
+        "How many of its daily backups a host keeps there (1 to 10000).",
+    )
     log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
     source: Path | None = field(default=None, repr=False)
     """The settings file that was read, which may hold the secret. Not itself a setting."""

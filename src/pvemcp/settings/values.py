@@ -17,6 +17,7 @@ from pvemcp.errors import Misconfigured
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _TOKEN_ID = re.compile(r"[^\s!@:/=]+@[A-Za-z][A-Za-z0-9.\-_]*![A-Za-z][A-Za-z0-9.\-_]*")
 _FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
+RECIPIENT_FORMAT = re.compile(r"age1[0-9a-z]{58}")
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})")
 
 
@@ -179,3 +180,26 @@ def listen(name: str, value: Any) -> str:
     text = words(name, value)
     split_listen(text)
     return text
+
+
+def recipient(name: str, value: Any) -> str:
+    """Read the public half of an age key."""
+    text = words(name, value)
+    if text.startswith("AGE-SECRET-KEY-"):
+        raise wrong(
+            name,
+            "holds the secret half of the key.",
+            "It must not be on this host: keep it elsewhere, and set the half that begins with "
+            "age1.",
+        )
+    if text and not RECIPIENT_FORMAT.fullmatch(text):
+        raise wrong(name, f"{text!r} is not an age recipient.", "Run: pvemcp backup init")
+    return text
+
+
+def backup_target(name: str, value: Any) -> str:
+    """Read a folder or `storage:NAME`."""
+    text = words(name, value)
+    if not text or re.fullmatch(r"storage:[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]", text):
+        return text
+    return str(absolute(name, text))
