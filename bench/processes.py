@@ -108,6 +108,8 @@ def environment(state: Path, pve_url: str, port: int, **more: str) -> dict[str, 
         "PVEMCP_PVE_TOKEN_ID": "root@pam!bench",
         "PVEMCP_PVE_TOKEN_SECRET": "01234567-89ab-cdef-0123-456789abcdef",
         "PVEMCP_LISTEN": f"127.0.0.1:{port}",
+        "PVEMCP_CALLS_PER_MINUTE": "1000000",  # it is one grant that makes all calls
+        "PVEMCP_REQUESTS_PER_MINUTE": "1000000",
         **more,
     }
 

@@ -47,6 +47,7 @@ from pvemcp.settings import Settings, require_safe_listen, require_token
 from pvemcp.stdin import lines
 from pvemcp.store import Store
 from pvemcp.tls import own_certificate, server_context, validity
+from pvemcp.watch.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from anyio import AsyncFile
@@ -58,8 +59,6 @@ _M_MMAP_THRESHOLD = -3
 """Of mallopt(3)."""
 HOST_DESCRIPTION = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 """Where a PVE host keeps the API description of its own version."""
-MOST_SESSIONS = 1000
-"""Sessions of the era before 2026-07-28, at about 40 kB each."""
 
 
 def pve_client(settings: Settings, *, unix_socket: str | None = None) -> PveClient:
@@ -96,18 +95,30 @@ def compose(
     _mask_log(secrets)
     audit = Audit(store, journal, secrets.known)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    service = Service(pve, host, audit, _principal_of_request, secrets.answer)
-    server, listen = build(service)
+    upkeep = Upkeep(settings, grants)
+    server, listen = build(
+        Service(
+            pve,
+            host,
+            audit,
+            _principal_of_request,
+            secrets.answer,
+            upkeep.gate.call,
+            settings.result_limit,
+        )
+    )
     mcp = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=settings.body_limit,
-        max_sessions=MOST_SESSIONS,
+        max_sessions=settings.sessions,
+        session_idle_timeout=settings.session_idle,
         # HostCheck does it, with an answer that says what to set.
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     mcp.add_exception_handler(404, _not_found)
-    _live_with(mcp, pve, host, lambda: keep_within(store, settings))
-    guarded = BearerAuth(Hangup(mcp), grants.authenticate, default_token=default)
+    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings))
+    inside = upkeep.guard(Hangup(mcp), server)
+    guarded = BearerAuth(inside, grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)
 
@@ -128,6 +139,7 @@ def _live_with(
     mcp: Starlette,
     pve: PveClient,
     host: Runner,
+    upkeep: Upkeep,
     background: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Run what goes on in the background; close shells and connections at the end."""
@@ -135,7 +147,7 @@ def _live_with(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
-        async with pve, inner(app) as state:
+        async with pve, inner(app) as state, upkeep.running():
             running = [asyncio.create_task(each) for each in (_load(pve), background())]
             try:
                 yield state

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pvemcp.access.presence import HANG_UP
 
 MOST = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096)
 """Connections; beyond them the one that has waited longest for its request is ended."""
@@ -36,6 +38,16 @@ class Connection(H11Protocol):
     most: ClassVar[int] = MOST
     late: asyncio.TimerHandle | None = None
     """Ends the connection; None while no request is being waited for."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        served = self.app
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            scope[HANG_UP] = self.transport.abort
+            await served(scope, receive, send)
+
+        self.app = app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait; make room if there are too many."""

@@ -70,6 +70,19 @@ class Rejected(Fault):
     code = "rejected"
 
 
+class Limited(Fault):
+    """A limit of this service was reached, and nothing was done; the message names the limit."""
+
+    code = "limited"
+
+    def __init__(self, limit: str, message: str, *, hint: str, wait: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        """The setting, or what else refuses."""
+        self.wait = wait
+        """Seconds after which trying again makes sense."""
+
+
 class Unavailable(Fault):
     """Something needed did not answer, and nothing was changed."""
 

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -94,6 +95,10 @@ class Service:
     principal: Callable[[Context], Principal]
     mask: Callable[[str], str]
     """Everything that a client reads passes through it, by `shown`."""
+    admit: Callable[[Call], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
+    """Lets a tool call through for as long as it runs, or raises Limited."""
+    result_limit: int = 10_000_000
+    """Characters of the longest answer."""
 
     def shown(self, text: str) -> str:
         """Return a text as a client may see it: without secrets, and with nothing unseen."""
@@ -194,7 +199,7 @@ async def _run(
 ) -> dict[str, Any]:
     """Do the work of a tool call; a Fault is its answer."""
     try:
-        with _recorded(service, call):
+        with _recorded(service, call), service.admit(call):
             result = await work()
             call.close("ok")
             return result
@@ -258,7 +263,11 @@ def _progress(service: Service, ctx: Context) -> Progress:
 
 
 def _text(service: Service, text: str, *, error: bool = False) -> dict[str, Any]:
-    content = [{"type": "text", "text": service.shown(text)}]
+    shown = service.shown(text)
+    if len(shown) > service.result_limit:
+        left = len(shown) - service.result_limit
+        shown = f"{shown[: service.result_limit]}\n(result_limit: {left} more characters left out)"
+    content = [{"type": "text", "text": shown}]
     result: dict[str, Any] = {"resultType": COMPLETE, "content": content}
     return {**result, "isError": True} if error else result
 

@@ -149,6 +149,7 @@ async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
 ) -> None:
     async with simulated(make_world("homelab")) as env:
         env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        env["PVEMCP_CONCURRENT_CALLS_PER_GRANT"] = "100"
         with Store(tmp_path) as store:
             _, secret = Grants(store).create("laptop", Effect.CHANGE)
         async with served(env) as service:

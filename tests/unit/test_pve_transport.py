@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import ipaddress
@@ -238,9 +239,26 @@ async def test_requests_to_one_node_are_bounded_and_an_idle_lane_is_forgotten() 
                 pass
         async with lanes.slot("pve2"), lanes.slot("pve1 slow", 4):
             pass
-    assert lanes._lanes == {}
+    assert len(lanes._lanes) == 0
     async with lanes.slot("pve1"), lanes.slot("pve1"):
         pass
+
+
+async def test_one_holder_cannot_take_all_slots_of_a_node_or_of_all_nodes() -> None:
+    lanes = Lanes(8, patience=0.05)
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(7):
+            await held.enter_async_context(lanes.slot("pve1", holder="greedy"))
+        with pytest.raises(Unavailable):
+            await held.enter_async_context(lanes.slot("pve1", holder="greedy"))
+        await held.enter_async_context(lanes.slot("pve1", holder="modest"))
+        for node in range(2, 5):
+            for _ in range(7):
+                await held.enter_async_context(lanes.slot(f"pve{node}", holder="greedy"))
+        with pytest.raises(Unavailable):
+            await held.enter_async_context(lanes.slot("pve9", holder="greedy"))
+        await held.enter_async_context(lanes.slot("pve9", holder="modest"))
+    assert len(lanes._lanes) == 0
 
 
 @pytest.mark.parametrize(

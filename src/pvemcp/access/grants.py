@@ -129,6 +129,12 @@ class Grants:
         self._note_use(grant, now)
         return grant
 
+    def holds(self, id: str) -> bool:
+        """Whether a grant (by id) is there and has not expired. Raises Unavailable."""
+        self._refresh()
+        now = self._clock()
+        return any(one.id == id and not one.has_expired(now) for one in self._by_hash.values())
+
     def _refresh(self) -> None:
         version = self._store.data_version()
         if version == self._version:

@@ -32,4 +32,7 @@ class Hangup:
                 gone.set()
             return message
 
-        await self._app({**scope, GONE: gone}, watched, send)
+        try:
+            await self._app({**scope, GONE: gone}, watched, send)
+        finally:
+            gone.set()  # however it ended: nobody waits for an answer any more

@@ -14,6 +14,7 @@ from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.grant import grant
 from pvemcp.cli.run import demo, serve, simulate, stdio
+from pvemcp.cli.sessions import sessions
 from pvemcp.errors import Fault
 
 FAILED = 2
@@ -38,7 +39,7 @@ def commands(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, stdio, demo, simulate, grant, audit, backup, doctor, connect):
+for command in (serve, stdio, demo, simulate, grant, audit, backup, sessions, doctor, connect):
     commands.add_command(command)
 
 

@@ -18,6 +18,7 @@ from pvemcp.host.frames import Link
 from pvemcp.host.outputs import Outputs
 from pvemcp.host.shells import Shells
 from pvemcp.host.transcript import Mask, Transcript, Unmasked
+from pvemcp.slots import Slots
 
 AT_ONCE = 40
 """Commands that run at once, shells and jobs aside; more wait for their turn."""
@@ -39,7 +40,7 @@ class Runner:
     mask: Callable[[], Mask]
     shells: Shells = field(default_factory=Shells)
     outputs: Outputs = field(default_factory=Outputs)
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
     _allowed: tuple[float, dict[str, Any]] = field(default=(0.0, {}))
 
     def bind(self, call: Call) -> Host:
@@ -101,7 +102,7 @@ class Host:
         mask = Unmasked if raw else self.runner.mask
         started, note = time.perf_counter(), "not started"
         try:
-            async with self.runner.slots:
+            async with self.runner.slots.hold(self.who()["owner"]):
                 ended = await self._run(request, stdin, mask)
             note = ended.note
         except asyncio.CancelledError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pvemcp.call import ApiToken, Call, Permit, Step, Verdict
+from pvemcp.call import Call, Permit, Principal, Step, Verdict
 from pvemcp.errors import Denied, Fault, Unavailable
 from pvemcp.pve.decode import Answer, decode
 from pvemcp.pve.description import Description
@@ -138,36 +138,41 @@ class PveClient:
                 self._prepared.popitem(last=False)
         return found
 
-    async def exchange(self, prepared: Prepared, token: ApiToken) -> Reply:
-        """Send a prepared request as this token. Identical GETs under way share one."""
+    async def exchange(self, prepared: Prepared, who: Principal) -> Reply:
+        """Send a request with the principal's token. Identical GETs under way share one."""
         if prepared.verb == "GET":
             return await self.flights.share(
-                (token, prepared.target), partial(self._read, prepared, token)
+                (who.token, prepared.target), partial(self._read, prepared, who)
             )
         try:
-            return await self._send(prepared, token)
+            return await self._send(prepared, who)
         finally:
             self.flights.forget()
             self.resources.forget()
 
-    async def _read(self, prepared: Prepared, token: ApiToken) -> Reply:
+    async def _read(self, prepared: Prepared, who: Principal) -> Reply:
         """Send a GET, and again when pveproxy's own connection to pvedaemon had gone stale.
 
         That is answered at once; a worker that dies over the request takes 5 s (seen on PVE 9.1).
         """
         until = time.monotonic() + QUICK
         for _ in range(WORKERS):
-            reply = await self._send(prepared, token)
+            reply = await self._send(prepared, who)
             if reply.status != 596 or reply.reason != STALE or time.monotonic() > until:
                 return reply
-        return await self._send(prepared, token)
+        return await self._send(prepared, who)
 
-    async def _send(self, prepared: Prepared, token: ApiToken) -> Reply:
-        headers = {"Authorization": token.header}
+    async def _send(self, prepared: Prepared, who: Principal) -> Reply:
+        headers = {"Authorization": who.token.header}
         if prepared.content_type:
             headers["Content-Type"] = prepared.content_type
         return await self.transport.send(
-            prepared.verb, prepared.target, headers=headers, body=prepared.body, lane=prepared.lane
+            prepared.verb,
+            prepared.target,
+            headers=headers,
+            body=prepared.body,
+            lane=prepared.lane,
+            holder=who.grant or who.name,
         )
 
     async def _load(self) -> Description:
@@ -309,7 +314,7 @@ class Pve:
         step = self._step(prepared)
         status, upid = 0, ""
         try:
-            reply = await self._client.exchange(prepared, self.call.principal.token)
+            reply = await self._client.exchange(prepared, self.call.principal)
             status = reply.status
             if status == 200:
                 answer = await _answer(reply)
@@ -361,7 +366,7 @@ class Pve:
         return outcome.data
 
     async def _outcome(self, prepared: Prepared, asked: Asked) -> Outcome:
-        reply = await self._client.exchange(prepared, self.call.principal.token)
+        reply = await self._client.exchange(prepared, self.call.principal)
         if reply.status != 200:
             return Outcome(reply.status, fault=fault_of(reply, asked)[0])
         return Outcome(200, (await _answer(reply)).data)

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from yarl import URL
 
 from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.pve.outages import outage
+from pvemcp.slots import Counted, acquire, part
 
 API_PORT = 8006
 IDLE = 4.0
@@ -108,46 +109,47 @@ def parse_fingerprint(text: str) -> bytes:
 class Lanes:
     """Slots for requests: a few for each lane (a node), and a bound over all.
 
-    A node that hangs fills its own lane only. An empty lane is forgotten.
+    A node that hangs fills its own lane only, and no holder (a grant) fills a lane alone. What is
+    empty is forgotten.
     """
 
     def __init__(self, each: int, *, patience: float) -> None:
         self._each = each
         self._patience = patience
         self._all = asyncio.Semaphore(each * ALL_LANES)
-        self._lanes: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._lanes = Counted()
 
     @contextlib.asynccontextmanager
-    async def slot(self, lane: str, share: int = 1) -> AsyncIterator[None]:
+    async def slot(self, lane: str, share: int = 1, holder: str = "") -> AsyncIterator[None]:
         """Hold a slot of the lane, which has a `share`-th of the usual slots.
 
         Raises Unavailable when none becomes free in time.
         """
-        semaphore, users = self._lanes.get(lane) or (
-            asyncio.Semaphore(max(1, self._each // share)), 0)  # fmt: skip
-        self._lanes[lane] = (semaphore, users + 1)
+        each = max(1, self._each // share)
+        names: list[tuple[Hashable, int]] = [(lane, each)]
+        if holder:
+            whole = part(self._each * ALL_LANES)
+            names = [((lane, holder), part(each)), ((holder,), whole), *names]
+        semaphores = [self._lanes.enter(name, size) for name, size in names]
         try:
-            if semaphore.locked() or self._all.locked():
-                await self._wait(semaphore, lane)
+            semaphores.append(self._all)
+            if any(semaphore.locked() for semaphore in semaphores):
+                await self._wait(semaphores, lane)
             else:
-                await semaphore.acquire()
-                await self._all.acquire()
+                await acquire(semaphores)
             try:
                 yield
             finally:
-                self._all.release()
-                semaphore.release()
+                for semaphore in semaphores:
+                    semaphore.release()
         finally:
-            semaphore, users = self._lanes.pop(lane)
-            if users > 1:
-                self._lanes[lane] = (semaphore, users - 1)
+            for name, _ in names:
+                self._lanes.leave(name)
 
-    async def _wait(self, semaphore: asyncio.Semaphore, lane: str) -> None:
+    async def _wait(self, semaphores: Sequence[asyncio.Semaphore], lane: str) -> None:
         try:
-            async with asyncio.timeout(self._patience), contextlib.AsyncExitStack() as held:
-                await held.enter_async_context(semaphore)
-                await self._all.acquire()
-                held.pop_all()
+            async with asyncio.timeout(self._patience):
+                await acquire(semaphores)
         except TimeoutError:
             where = f"node {lane}" if lane else "PVE"
             raise Unavailable(
@@ -182,6 +184,7 @@ class Transport:
         headers: dict[str, str],
         body: bytes | None = None,
         lane: tuple[str, int] = ("", 1),
+        holder: str = "",
     ) -> Reply:
         """Send one request and read its whole answer, whatever its status.
 
@@ -189,7 +192,7 @@ class Transport:
         repeated. Raises Unavailable when nothing can have happened, Uncertain when a write's
         answer was lost.
         """
-        async with self._lanes.slot(*lane):
+        async with self._lanes.slot(*lane, holder):
             started = time.time()
             try:
                 try:
@@ -297,11 +300,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     if length is not None and "Content-Encoding" not in response.headers:
         return await response.read()
     parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
+    async for piece in response.content.iter_any():
+        size += len(piece)
         if size > LARGEST_ANSWER:
             raise _too_large()
-        parts.append(part)
+        parts.append(piece)
     return b"".join(parts)
 
 

@@ -184,6 +184,41 @@ class Settings:
         values.integer(1, 10000),
         "How many of its daily backups a host keeps there (1 to 10000).",
     )
+    result_limit: int = _setting(
+        200_000,
+        values.integer(10_000, 10_000_000),
+        "Longest text that a call may answer, in characters; the rest is left out, and the answer "
+        "says so (10000 to 10000000).",
+    )
+    requests_per_minute: int = _setting(
+        3000,
+        values.integer(10, 1_000_000),
+        "How many HTTP requests one grant may make in a minute; as many may come at once.",
+    )
+    calls_per_minute: int = _setting(
+        1200,
+        values.integer(1, 1_000_000),
+        "How many tool calls one grant may make in a minute; as many may come at once.",
+    )
+    concurrent_calls_per_grant: int = _setting(
+        64, values.integer(1, 10_000), "How many calls of one grant may run at once."
+    )
+    concurrent_calls: int = _setting(
+        256, values.integer(1, 10_000), "How many calls of all grants together may run at once."
+    )
+    sessions_per_grant: int = _setting(
+        100, values.integer(1, 10_000), "How many sessions one grant may have (`pvemcp sessions`)."
+    )
+    sessions: int = _setting(
+        1000,
+        values.integer(1, 10_000),
+        "How many sessions all grants together may have, at about 40 kB each.",
+    )
+    session_idle: int = _setting(
+        1800,
+        values.integer(60, 7 * 86_400),
+        "Seconds without a request after which a session ends (60 to 604800).",
+    )
     log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
     source: Path | None = field(default=None, repr=False)
     """The settings file that was read, which may hold the secret. Not itself a setting."""

@@ -1,0 +1,84 @@
+"""What runs beside the calls: limits and sessions, and the loop that looks after them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp.server.lowlevel import Server
+from starlette.types import ASGIApp
+
+from pvemcp.access.grants import Grants
+from pvemcp.access.limits import Gate
+from pvemcp.access.presence import Presence
+from pvemcp.access.sessions import Sessions
+from pvemcp.errors import Fault
+from pvemcp.settings import Settings
+from pvemcp.watch import control
+
+logger = logging.getLogger(__name__)
+
+EVERY = 2.0
+"""Seconds between two looks whether the grants of those who are connected still hold."""
+
+
+class Upkeep:
+    """The parts of one service that look after it."""
+
+    def __init__(self, settings: Settings, grants: Grants) -> None:
+        self.gate = Gate(settings)
+        self.sessions = Sessions(settings)
+        self._grants = grants
+        self._folder: Path = settings.state_dir
+        self._presence: Presence | None = None
+
+    def guard(self, app: ASGIApp, server: Server[Any]) -> ASGIApp:
+        """Return the application behind the limits; `server` is the MCP server in it."""
+        self._presence = Presence(app, self.gate, self.sessions)
+        server.middleware.append(self._presence.note)
+        return self._presence
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look after the service until the end of the block."""
+        orders = {"sessions": self._list, "end": self._end}
+        looking = asyncio.create_task(self._look())
+        try:
+            async with control.serve(self._folder, orders):
+                yield
+        finally:
+            looking.cancel()
+
+    async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
+        return [session.as_dict() for session in self.sessions.list()]
+
+    async def _end(self, request: Mapping[str, Any]) -> dict[str, object]:
+        session = self.sessions.find(str(request.get("id")))
+        seen = session.as_dict()
+        await self._finish(session.id)
+        return {**seen, "cut": seen["requests"]}
+
+    async def _finish(self, id: str) -> None:
+        if self._presence is not None:
+            await self._presence.end(self.sessions.find(id))
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self._end_revoked()
+            except Fault as fault:
+                logger.warning("whose grants still hold is unknown: %s", fault)
+            except Exception:
+                logger.exception("looking after the sessions failed")
+
+    async def _end_revoked(self) -> None:
+        """End what clients have under way whose grant was revoked or has expired."""
+        for session in self.sessions.list():
+            if not self._grants.holds(session.principal.grant):
+                logger.info("grant %s ended: its session is closed", session.principal.name)
+                await self._finish(session.id)
