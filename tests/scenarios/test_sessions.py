@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from pvemcp.call import Effect
 from pvemcp.cli import commands
 from pvemcp.errors import Fault, Missing, Unavailable
-from pvemcp.watch import control
+from pvemcp.watch import asking
 from tests.scenarios.rig import ERAS, ToolFault
 from tests.scenarios.test_guests import a_guest
 from tests.scenarios.test_http import DISCOVER, HEADERS, Web, opened_session, web
 
 
 async def ask(w: Web, do: str, **more: Any) -> Any:
-    return await asyncio.to_thread(control.ask, w.rig.store.path.parent, do, **more)
+    return await asyncio.to_thread(asking.ask, w.rig.store.path.parent, do, **more)
 
 
 async def listed(w: Web) -> list[dict[str, Any]]:
@@ -251,7 +251,7 @@ async def test_revoking_a_grant_cuts_what_its_clients_have_under_way(era: str) -
 
 async def test_only_its_own_user_can_connect_to_the_control_socket() -> None:
     async with web() as w:
-        path = w.rig.store.path.parent / control.FILE
+        path = w.rig.store.path.parent / asking.FILE
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o077 == 0
 
@@ -261,7 +261,7 @@ async def test_only_its_own_user_can_connect_to_the_control_socket() -> None:
 )
 async def test_nonsense_on_the_control_socket_does_no_harm(line: bytes) -> None:
     async with web() as w:
-        path = w.rig.store.path.parent / control.FILE
+        path = w.rig.store.path.parent / asking.FILE
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(line)
         writer.write_eof()
@@ -277,7 +277,7 @@ async def test_without_a_service_the_command_line_says_so() -> None:
         folder = w.rig.store.path.parent
         await w.running.stop()
         with pytest.raises(Unavailable, match="does not answer") as caught:
-            control.ask(folder, "sessions")
+            asking.ask(folder, "sessions")
         assert isinstance(caught.value, Fault)
         assert "systemctl status pvemcp" in caught.value.hint
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pvemcp.cli import words
-from pvemcp.watch import control
+from pvemcp.watch.asking import ask
 
 
 @click.group(invoke_without_command=True, short_help="Show who is connected; end a session.")
@@ -23,7 +23,7 @@ def sessions(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - c
     """
     if context.invoked_subcommand is not None:
         return
-    found = control.ask(words.settings(context).state_dir, "sessions")
+    found = ask(words.settings(context).state_dir, "sessions")
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
@@ -43,7 +43,7 @@ def end(context: click.Context, id: str) -> None:
     it out, revoke its grant.
     """
     settings = words.settings(context)
-    ended = control.ask(settings.state_dir, "end", id=id)
+    ended = ask(settings.state_dir, "end", id=id)
     who = f"{ended['client'] or 'a client without a name'} at {ended['address']}"
     click.echo(
         words.printable(f"Ended: {who}, grant {ended['grant']}, {ended['cut']} requests cut.")
