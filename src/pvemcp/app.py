@@ -28,6 +28,7 @@ from pvemcp.access.policy import permit
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.errors import Unavailable
+from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
 from pvemcp.listener import (
@@ -39,6 +40,7 @@ from pvemcp.listener import (
     until_signal,
 )
 from pvemcp.masking import LogMask, Masker, Secrets
+from pvemcp.peer_door import Client, PeerDoor
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import keep_within
 from pvemcp.running import runner
@@ -96,17 +98,16 @@ def compose(
     audit = Audit(store, journal, secrets.known)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     upkeep = Upkeep(settings, grants)
-    server, listen = build(
-        Service(
-            pve,
-            host,
-            audit,
-            _principal_of_request,
-            secrets.answer,
-            upkeep.gate.call,
-            settings.result_limit,
-        )
+    service = Service(
+        pve,
+        host,
+        audit,
+        _principal_of_request,
+        secrets.answer,
+        upkeep.gate.call,
+        settings.result_limit,
     )
+    server, listen = build(service)
     mcp = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=settings.body_limit,
@@ -116,7 +117,8 @@ def compose(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     mcp.add_exception_handler(404, _not_found)
-    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings))
+    door = _door(settings, grants, default, service)
+    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), door.run)
     inside = upkeep.guard(Hangup(mcp), server)
     guarded = BearerAuth(inside, grants.authenticate, default_token=default)
     names = own_names(settings.address[0], settings.allowed_hosts)
@@ -135,12 +137,22 @@ async def _not_found(request: Request, _: Exception) -> Response:
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
 
 
+def _door(settings: Settings, grants: Grants, default: ApiToken, service: Service) -> PeerDoor:
+    def client(id_: str) -> Client | None:
+        found = grants.shared(id_)
+        return (found.name, found.ceiling, found.token or default) if found else None
+
+    cluster = Cluster(settings.mirror_dir, settings.peer_port)
+    audit, limit = service.audit, service.admit
+    return PeerDoor(cluster, service.host, service.pve, audit, client, limit)
+
+
 def _live_with(
     mcp: Starlette,
     pve: PveClient,
     host: Runner,
     upkeep: Upkeep,
-    background: Callable[[], Coroutine[Any, Any, None]],
+    *background: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Run what goes on in the background; close shells and connections at the end."""
     inner = mcp.router.lifespan_context
@@ -148,12 +160,14 @@ def _live_with(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
         async with pve, inner(app) as state, upkeep.running():
-            running = [asyncio.create_task(each) for each in (_load(pve), background())]
+            works = (_load(pve), *(each() for each in background))
+            running = [asyncio.create_task(each) for each in works]
             try:
                 yield state
             finally:
                 for task in running:
                     task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
                 await host.close()
 
     mcp.router.lifespan_context = lifespan

@@ -8,9 +8,12 @@ from pathlib import Path
 from pvemcp.access.policy import permit
 from pvemcp.call import ApiToken, Call, Effect
 from pvemcp.errors import Denied, Unavailable
+from pvemcp.host import members
 from pvemcp.host.bubblewrap import find
+from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor, Helper, Nowhere
-from pvemcp.host.runner import Runner
+from pvemcp.host.peer import Peer
+from pvemcp.host.runner import Elsewhere, Runner, no_cluster
 from pvemcp.host.ssh import Door, Ssh
 from pvemcp.host.transcript import Mask
 from pvemcp.pve.client import PveClient
@@ -59,7 +62,19 @@ def runner(
     settings: Settings, pve: PveClient, mask: Callable[[], Mask], by: Executor | None = None
 ) -> Runner:
     """Return the runner of all commands: `by` an executor, or what the settings ask for."""
-    return Runner(by or executor(settings), permit, Rights(pve).require, mask)
+    others = elsewhere(Cluster(settings.mirror_dir, settings.peer_port))
+    return Runner(by or executor(settings), permit, Rights(pve).require, mask, others)
+
+
+def elsewhere(cluster: Cluster) -> Elsewhere:
+    """Return what finds the other nodes of this cluster, if this host shows one."""
+
+    def find(node: str) -> Executor:
+        if not cluster.port or not (cluster.folder / members.FILE).exists():
+            return no_cluster(node)
+        return Peer(cluster, node)
+
+    return find
 
 
 class Rights:

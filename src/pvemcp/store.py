@@ -57,6 +57,9 @@ MIGRATIONS = (
     CREATE INDEX calls_time ON calls (time);
     CREATE INDEX calls_client ON calls (client, time);
     """,
+    """
+    ALTER TABLE grants ADD COLUMN origin TEXT NOT NULL DEFAULT 'here'; -- or 'cluster': shared
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""
 
@@ -117,6 +120,17 @@ class Store:
                 return False
             self._inserted += 1
             return True
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Commit what is written in the block as one; nothing of it after an exception."""
+        self.write("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.write("ROLLBACK")
+            raise
+        self.write("COMMIT")
 
     def data_version(self) -> int:
         """Return a number that changes whenever another connection has committed something."""

@@ -15,7 +15,7 @@ from pvemcp.host import mirror
 from pvemcp.host.mirror import GRACE, LIMIT, Mirror
 from tests.unit.certificates import certificate
 
-NAMES = ("tls.pem", "peer.pem", "ca.crt", "clients.json")
+NAMES = ("tls.pem", "peer.pem", "ca.crt", "clients.json", "members.json")
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ def test_while_etc_pve_is_away_everything_stays(place: Place, restarted: bool) -
     place.pair(place.local / "pve-ssl")
     (place.pve / "pve-root-ca.pem").write_bytes((place.local / "pve-ssl.pem").read_bytes())
     place.clients.write_text("{}")
+    (place.pve / ".members").write_text("{}")
     watching = place.start()
     before = [place.shown(name) for name in NAMES]
     assert None not in before
@@ -178,6 +179,14 @@ def test_while_etc_pve_is_away_everything_stays(place: Place, restarted: bool) -
     place.clients.write_text('{"new": 1}')
     watching.look()
     assert place.shown("clients.json") == b'{"new": 1}'
+
+
+def test_the_nodes_of_the_cluster_are_shown(place: Place) -> None:
+    mirror = place.start()
+    assert place.shown("members.json") is None
+    (place.pve / ".members").write_text('{"nodename": "pve1", "version": 0}')
+    mirror.look()
+    assert place.shown("members.json") == b'{"nodename": "pve1", "version": 0}'
 
 
 def test_a_removed_list_of_clients_is_removed_here_too(place: Place) -> None:

@@ -27,6 +27,8 @@ NAME_FORMAT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 LAST_USED_EVERY = 60.0
 """Seconds between two writes of a grant's last use."""
 _COLUMNS = "id, name, ceiling, created, expires, last_used, token_id, token_secret"
+CLUSTER = "cluster"
+"""The origin of a grant that all nodes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,15 @@ class Grants:
         self._refresh()
         now = self._clock()
         return any(one.id == id and not one.has_expired(now) for one in self._by_hash.values())
+
+    def shared(self, id_: str) -> Grant | None:
+        """Return a grant that the whole cluster shares, by its id, if it has not expired."""
+        rows = self._store.rows(
+            f"SELECT {_COLUMNS} FROM grants WHERE id = ? AND origin = ?",  # noqa: S608
+            (id_, CLUSTER),
+        )
+        found = next((_grant(*row) for row in rows), None)
+        return None if found is None or found.has_expired(self._clock()) else found
 
     def _refresh(self) -> None:
         version = self._store.data_version()

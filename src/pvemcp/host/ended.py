@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pvemcp.call import Effect
-from pvemcp.host.transcript import Transcript
+from pvemcp.errors import Unavailable
+from pvemcp.host.frames import Link
+from pvemcp.host.transcript import Transcript, Unmasked
+
+ANSWER_SECONDS = 30
 
 PROFILES: Mapping[Effect, str] = {
     Effect.READ: "read",
@@ -55,3 +60,26 @@ def ended_of(payload: bytes, transcript: Transcript) -> Ended:
         )
     except (ValueError, TypeError, AttributeError):
         return Ended(transcript, why="vanished")
+
+
+async def output_of(link: Link, what: str) -> str:
+    """Return what a short command wrote, and close its link. Raises Unavailable if it failed."""
+    texts, ended = {"O": b"", "e": b""}, Ended(Transcript(Unmasked), why="vanished")
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while frame := await link.receive():
+                if frame.kind == "X":
+                    ended = ended_of(frame.payload, ended.transcript)
+                    break
+                texts[frame.kind] = texts.get(frame.kind, b"") + frame.payload
+    except TimeoutError:
+        ended = replace(ended, why="no answer")
+    finally:
+        link.close()
+    if not ended.ok:
+        said = texts["e"].decode("utf-8", "replace").strip()[:500] or "it wrote nothing"
+        raise Unavailable(
+            f"the helper there did not carry out {what} ({ended.note}): {said}",
+            hint="There: journalctl -u pvemcp-helper.",
+        )
+    return texts["O"].decode("utf-8", "replace")

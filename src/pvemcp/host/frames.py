@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pvemcp.errors import Conflict, Denied, Fault, Invalid, Misconfigured, Unavailable
+from pvemcp.errors import (
+    Conflict,
+    Denied,
+    Fault,
+    Internal,
+    Invalid,
+    Misconfigured,
+    Missing,
+    Rejected,
+    Unauthenticated,
+    Unavailable,
+    Uncertain,
+)
 
 HEADER = struct.Struct(">cI")
 PIECE = 60_000
@@ -21,7 +33,16 @@ _FAULTS: Mapping[str, type[Fault]] = {
     "denied": Denied,
     "busy": Conflict,
     "broken": Misconfigured,
+    "limited": Conflict,
+    **{
+        kind.code: kind
+        for kind in (
+            *(Conflict, Internal, Misconfigured, Missing, Rejected),
+            *(Unauthenticated, Unavailable, Uncertain),
+        )
+    },
 }
+"""The helper's codes, and those that nodes tell each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +104,41 @@ class Link:
 
         Raises the Fault that a refusal stands for, and Unavailable for what is not a frame.
         """
-        try:
-            kind, size = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            if size > MOST or kind not in b"BOeXAF":
-                raise _gone(ValueError("not a frame"))
-            payload = await self._reader.readexactly(size)
-        except (asyncio.IncompleteReadError, OSError):
-            return None
-        if kind == b"F":
-            raise fault_of(payload)
-        return Frame(kind.decode(), payload)
+        frame = await read_frame(self._reader, "BOeXAF")
+        if frame is not None and frame.kind == "F":
+            raise fault_of(frame.payload)
+        return frame
 
     def close(self) -> None:
         """End the command, if it has not ended."""
         self._writer.close()
 
 
+async def read_frame(reader: Reader, kinds: str, most: int = MOST) -> Frame | None:
+    """Return the next frame, one of `kinds`; None when no more come.
+
+    Raises Unavailable for what is not such a frame, or has more than `most` bytes.
+    """
+    try:
+        kind, size = HEADER.unpack(await reader.readexactly(HEADER.size))
+        if size > most or kind not in kinds.encode():
+            raise _gone(ValueError("not a frame"))
+        payload = await reader.readexactly(size)
+    except (asyncio.IncompleteReadError, OSError):
+        return None
+    return Frame(kind.decode(), payload)
+
+
 def _gone(error: Exception) -> Unavailable:
     return Unavailable(
         f"the helper broke off: {error}", hint="On the host: journalctl -u pvemcp-helper."
     )
+
+
+def refusal(fault: Fault) -> dict[str, str]:
+    """Return what a frame F holds for a Fault, so that `fault_of` gives it again."""
+    code = fault.code if fault.code in _FAULTS else "broken"
+    return {"code": code, "message": fault.message, "hint": fault.hint}
 
 
 def fault_of(payload: bytes) -> Fault:

@@ -110,7 +110,7 @@ class Mirror:
         for alias in (out / f"{name}.{end}" for name in PAIRS for end in ("crt", "key")):
             if not os.path.lexists(alias):
                 alias.symlink_to(f"{alias.stem}.pem")
-        names = ("tls.pem", "peer.pem", "ca.crt", "clients.json")
+        names = ("tls.pem", "peer.pem", "ca.crt", "clients.json", "members.json")
         self._shown = {name: read(out / name) for name in names}
 
     def look(self) -> None:
@@ -121,6 +121,7 @@ class Mirror:
         self._update("ca.crt", lambda: authority(self.pve / "pve-root-ca.pem"), absent=mounted)
         clients = self.pve / "priv" / "pvemcp" / "clients.json"
         self._update("clients.json", lambda: document(clients), absent=mounted)
+        self._update("members.json", lambda: document(self.pve / ".members"), absent=mounted)
 
     def _own(self, local: Path, *, mounted: bool) -> bytes | None:
         """Return the node's certificate: an own or ACME one, the cluster's, or self-signed."""

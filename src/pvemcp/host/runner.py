@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvemcp.call import Call, Effect, Permit, Step, Verdict
-from pvemcp.errors import Denied, Fault, Misconfigured, Unavailable
+from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, Unavailable
 from pvemcp.host.ended import Ended, ended_of
 from pvemcp.host.executor import Executor
 from pvemcp.host.frames import Link
@@ -29,6 +29,17 @@ SLACK = 20.0
 Guard = Callable[[Call, Effect, str], Awaitable[None]]
 """`(call, effect, node)`: raises Denied when PVE would not let this token do such a thing."""
 
+Elsewhere = Callable[[str], Executor]
+"""Returns what runs commands on another node. Raises a Fault."""
+
+
+def no_cluster(node: str) -> Executor:
+    """Refuse: this service knows no other nodes. Raises Conflict."""
+    raise Conflict(
+        f"this pvemcp runs no commands on {node}: it is not in a cluster with that node",
+        hint=f"Use the pvemcp of {node}.",
+    )
+
 
 @dataclass(slots=True)
 class Runner:
@@ -38,48 +49,74 @@ class Runner:
     permit: Permit
     guard: Guard
     mask: Callable[[], Mask]
+    elsewhere: Elsewhere = no_cluster
     shells: Shells = field(default_factory=Shells)
     outputs: Outputs = field(default_factory=Outputs)
     slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
-    _allowed: tuple[float, dict[str, Any]] = field(default=(0.0, {}))
+    _allowed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
     def bind(self, call: Call) -> Host:
         """Return the host as this call's principal may use it."""
-        return Host(self, call)
+        return Host(self, call, self.executor)
 
     async def close(self) -> None:
         """End all shells, and close what the executor keeps open."""
         await self.shells.close_all()
         await self.executor.close()
 
-    async def allowed(self) -> dict[str, Any]:
-        """Return exec.toml, looked at again after a minute. Raises Unavailable."""
-        read_at, found = self._allowed
+    async def allowed(self, executor: Executor) -> dict[str, Any]:
+        """Return a node's exec.toml, looked at again after a minute. Raises Unavailable."""
+        read_at, found = self._allowed.get(executor.place, (0.0, {}))
         if not found or time.monotonic() - read_at > 60:
             try:
-                found = tomllib.loads(await self.executor.allowed())
+                found = tomllib.loads(await executor.allowed())
             except ValueError as error:
                 raise Misconfigured(f"exec.toml: {error}", hint="Repair it on the host.") from None
-            self._allowed = (time.monotonic(), found)
+            self._allowed[executor.place] = (time.monotonic(), found)
         return found
 
 
 class Host:
     """The host for one call. Every command leaves a Step in it."""
 
-    def __init__(self, runner: Runner, call: Call) -> None:
+    def __init__(self, runner: Runner, call: Call, executor: Executor) -> None:
         self.runner = runner
         self.call = call
+        self._executor = executor
+
+    async def at(self, node: str) -> Host:
+        """Return the host of another node, or this one. Raises the Fault of what is in the way."""
+        if not node or node == self.node:
+            return self
+        await self.runner.executor.ready()
+        if node == self.runner.executor.node:
+            return Host(self.runner, self.call, self.runner.executor)
+        executor = self.runner.elsewhere(node)
+        if not self.call.principal.grant:
+            raise Denied(
+                f"{self.call.principal.name} is known here alone, so it runs no commands on {node}",
+                hint="Use a client of the whole cluster, over HTTPS: pvemcp client add NAME.",
+            )
+        return Host(self.runner, self.call, executor)
 
     @property
     def place(self) -> str:
         """Where commands run."""
-        return self.runner.executor.place
+        return self._executor.place
 
     @property
     def node(self) -> str:
         """The node on which they run, or empty while it is unknown."""
-        return self.runner.executor.node
+        return self._executor.node
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they run on another node than this service."""
+        return self._executor is not self.runner.executor
+
+    async def allowed(self) -> dict[str, Any]:
+        """Return what exec.toml allows there. Raises Unavailable."""
+        return await self.runner.allowed(self._executor)
 
     async def run(
         self,
@@ -122,7 +159,7 @@ class Host:
                 return await self._follow(link, stdin, seconds, mask)
         except TimeoutError:
             raise Unavailable(
-                "the helper did not end the command in time",
+                f"the helper of {self.place} did not end the command in time",
                 hint="On the host: journalctl -u pvemcp-helper.",
             ) from None
         finally:
@@ -149,15 +186,17 @@ class Host:
             if verdict is not Verdict.ALLOW:
                 raise Denied(f"the policy does not allow {label}")
             if guarded:
-                await self.runner.executor.ready()
+                await self._executor.ready()
                 await self.runner.guard(self.call, effect, self.node)
         except Fault:
             self.note(label, effect, Verdict.DENY, time.perf_counter(), "")
             raise
 
-    async def open(self, request: Mapping[str, Any], *, effect: Effect, label: str) -> Link:
+    async def open(
+        self, request: Mapping[str, Any], *, effect: Effect, label: str, guarded: bool = True
+    ) -> Link:
         """Start what lasts longer than the call (a shell, a job); the caller closes the link."""
-        await self.ask(effect, label)
+        await self.ask(effect, label, guarded=guarded)
         started, note = time.perf_counter(), "not started"
         try:
             link = await self._open(request)
@@ -167,7 +206,7 @@ class Host:
             self.note(label, effect, Verdict.ALLOW, started, note)
 
     async def _open(self, request: Mapping[str, Any]) -> Link:
-        return await self.runner.executor.open({**request, **self.who()})
+        return await self._executor.open({**request, **self.who()})
 
     def who(self) -> dict[str, str]:
         """Return who asks, for the helper's journal."""
@@ -178,6 +217,7 @@ class Host:
 
     def note(self, label: str, effect: Effect, verdict: Verdict, started: float, note: str) -> None:
         """Leave a Step in the call."""
+        label = f"nodes/{self.node}/{label}" if self.is_remote else label
         ms = (time.perf_counter() - started) * 1000
         self.call.steps.append(Step("RUN", label, effect, verdict, 0, ms, note=note))
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvemcp.errors import Fault, Misconfigured, Unavailable
-from pvemcp.host.ended import Ended, ended_of
+from pvemcp.host.ended import output_of
 from pvemcp.host.frames import Link
-from pvemcp.host.transcript import Transcript, Unmasked
 
 if TYPE_CHECKING:
     import asyncssh
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 15
-ANSWER_SECONDS = 30
 PORT = 22
 SILENT = f"no answer within {CONNECT_SECONDS} s"
 NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -60,7 +58,7 @@ class Ssh:
         link = await self.open(
             {"do": "run", "profile": "read", "shell": "uname -n", "timeout": 10, "owner": "pvemcp"}
         )
-        name = (await _output(link, "uname -n")).strip().partition(".")[0]
+        name = (await output_of(link, "uname -n")).strip().partition(".")[0]
         if not NODE.fullmatch(name):  # PVE is asked about /nodes/NAME: it must be a name
             raise Misconfigured(
                 f"{self._door.host} calls itself {name!r:.80}, which no PVE node can be called",
@@ -82,7 +80,7 @@ class Ssh:
     async def allowed(self) -> str:
         """Return exec.toml as the host has it."""
         request = {"do": "operation", "name": "describe", "params": {}, "timeout": 20}
-        return await _output(await self.open(request), "the operation describe")
+        return await output_of(await self.open(request), "the operation describe")
 
     async def close(self) -> None:
         """Close the connection."""
@@ -225,29 +223,6 @@ def _said(error: Exception) -> str:
 
 def _public(key: asyncssh.SSHKey) -> str:
     return key.export_public_key("openssh").decode().strip()
-
-
-async def _output(link: Link, what: str) -> str:
-    """Return what a command wrote. Raises Unavailable unless it ended well."""
-    texts, ended = {"O": b"", "e": b""}, Ended(Transcript(Unmasked), why="vanished")
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while frame := await link.receive():
-                if frame.kind == "X":
-                    ended = ended_of(frame.payload, ended.transcript)
-                    break
-                texts[frame.kind] = texts.get(frame.kind, b"") + frame.payload
-    except TimeoutError:
-        ended = replace(ended, why="no answer")
-    finally:
-        link.close()
-    if not ended.ok:
-        said = texts["e"].decode("utf-8", "replace").strip()[:500] or "it wrote nothing"
-        raise Unavailable(
-            f"the helper there did not carry out {what} ({ended.note}): {said}",
-            hint="There: journalctl -u pvemcp-helper.",
-        )
-    return texts["O"].decode("utf-8", "replace")
 
 
 class _Reader:

@@ -129,6 +129,18 @@ class Settings:
         values.absolute,
         "What the helper may run; its own file, only root's.",
     )
+    mirror_dir: Path = _setting(
+        Path("/run/pvemcp-mirror"),
+        values.absolute,
+        "Folder in which root shows the service files of `/etc/pve`: certificates, the cluster's "
+        "nodes and shared clients.",
+    )
+    peer_port: int = _setting(
+        8081,
+        values.integer(0, 65535),
+        "Port on which the nodes of a cluster pass commands to each other, the same on all; it is "
+        "open on the node's own address while there are other nodes. 0: no commands on others.",
+    )
     ssh_host: str = _setting(
         "",
         values.words,

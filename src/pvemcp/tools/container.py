@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pvemcp.call import Effect
-from pvemcp.errors import Conflict, Denied, Fault, Unavailable
+from pvemcp.errors import Denied, Fault, Unavailable
 from pvemcp.host.ended import Ended
 from pvemcp.host.runner import Host
 from pvemcp.pve.client import Pve
@@ -33,6 +35,45 @@ _ROUNDS = 5
 """Looks for what is to be killed, 0.2 s apart: `pct exec` may be about to start it."""
 
 
+GUEST = "guest-exec"
+"""The operation that enters a container."""
+Reads = tuple[str, int, int]
+"""Path, offset and limit."""
+_CALL = re.compile(r"[0-9a-f]{16}")
+
+
+async def require(pve: Pve, vmid: int, privileges: Sequence[str]) -> None:
+    """Raise Denied unless PVE gives the token one of the privileges on the container.
+
+    PVE itself is not asked again: the root helper enters containers as root.
+    """
+    path = f"/vms/{vmid}"
+    held = (await pve.permissions(path)).get(path, {})
+    if not any(name in held for name in privileges):
+        raise Denied(
+            f"this needs {privileges[0]} on {path}, which the PVE token "
+            f"{pve.call.principal.token.id} lacks",
+            hint="An administrator can give it a role with that privilege.",
+        )
+
+
+def effect_of(request: Mapping[str, Any]) -> Effect:
+    """Return the effect of a request of `Container`, by what would run, not by who sends it.
+
+    Only what posix.py makes for reading a part of a file, or for ending a call, counts as reading.
+    """
+    call, params, reads = request.get("call"), request.get("params"), request.get("reads")
+    if not isinstance(call, str) or not _CALL.fullmatch(call) or not isinstance(params, dict):
+        return Effect.DESTROY
+    harmless = [posix.kill(call, rounds=_ROUNDS)]
+    match reads:
+        case [str(path), int(offset), int(limit)]:
+            harmless.append(posix.read(path, offset, limit, call=call))
+        case _:
+            pass
+    return Effect.READ if params.get("argv") in harmless else Effect.DESTROY
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container of this node, for one call."""
@@ -42,35 +83,25 @@ class Container:
     guest: Guest
 
     async def require(self, privileges: Sequence[str]) -> None:
-        """Raise Denied unless PVE gives the token one of the privileges on the container.
-
-        PVE itself is not asked again: the root helper enters containers as root.
-        """
-        path = f"/vms/{self.guest.vmid}"
-        held = (await self.pve.permissions(path)).get(path, {})
-        if not any(name in held for name in privileges):
-            raise Denied(
-                f"this needs {privileges[0]} on {path}, which the PVE token "
-                f"{self.pve.call.principal.token.id} lacks",
-                hint="An administrator can give it a role with that privilege.",
-            )
-        if self.host.node and self.host.node != self.guest.node:
-            raise Conflict(
-                f"{self.guest} is on {self.guest.node}, and this pvemcp runs commands on "
-                f"{self.host.node}",
-                hint=f"Use the pvemcp of {self.guest.node}.",
-            )
+        """Raise Denied unless the token has one of the privileges on the container."""
+        await require(self.pve, self.guest.vmid, privileges)
 
     async def run(
-        self, argv: list[str], *, stdin: bytes = b"", timeout: float, effect: Effect, raw: bool
+        self,
+        argv: list[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float,
+        effect: Effect,
+        raw: bool,
+        reads: Reads | None = None,
     ) -> Ended:
-        """Run a command of posix.py to its end.
+        """Run a command of posix.py to its end; `reads` says what one of its `read` was made of.
 
         At the time limit, or when cancelled, it is killed with all that it has started.
         """
-        work = self._enter(
-            argv, stdin=stdin, timeout=min(timeout + _SLACK, LONGEST), effect=effect, raw=raw
-        )
+        seconds = min(timeout + _SLACK, LONGEST)
+        work = self._enter(argv, stdin=stdin, timeout=seconds, effect=effect, raw=raw, reads=reads)
         entering = asyncio.create_task(work)
         try:
             ended = await self._until(entering, timeout, effect)
@@ -99,10 +130,18 @@ class Container:
         return replace(ended, why="timeout" if sure else "unsure")
 
     async def _enter(
-        self, argv: list[str], *, stdin: bytes, timeout: float, effect: Effect, raw: bool
+        self,
+        argv: list[str],
+        *,
+        stdin: bytes,
+        timeout: float,
+        effect: Effect,
+        raw: bool,
+        reads: Reads | None = None,
     ) -> Ended:
         params = {"vmid": self.guest.vmid, "argv": argv}
-        request = {"do": "operation", "name": "guest-exec", "params": params, "timeout": timeout}
+        request: dict[str, Any] = {"do": "operation", "name": GUEST, "params": params}
+        request |= {"timeout": timeout, **({"reads": list(reads)} if reads else {})}
         label = f"lxc/{self.guest.vmid}"
         return await self.host.run(
             request, effect=effect, label=label, stdin=stdin, guarded=False, raw=raw

@@ -32,7 +32,7 @@ async def guest_exec(
     found = await running(pve, guest)
     data = stdin.encode("utf-8", "surrogatepass")
     if found.type == "lxc":
-        container = Container(pve, host, found)
+        container = Container(pve, await host.at(found.node), found)
         await container.require(EVERYTHING)
         argv = posix.command(command, cwd=cwd, env=env or {}, call=pve.call.id)
         ended = await container.run(

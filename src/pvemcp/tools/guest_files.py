@@ -55,7 +55,7 @@ async def guest_file_read(
     _check(path)
     found = await running(pve, guest)
     if found.type == "lxc":
-        container = Container(pve, host, found)
+        container = Container(pve, await host.at(found.node), found)
         await container.require(READING)
         part = await from_container(container, path, offset, limit)
     else:
@@ -132,7 +132,7 @@ async def guest_file_write(
     new = New(path, _decoded(content, encoding), mode, append)
     found = await running(pve, guest)
     if found.type == "lxc":
-        container = Container(pve, host, found)
+        container = Container(pve, await host.at(found.node), found)
         await container.require(WRITING)
         written = await into_container(container, new)
     else:

@@ -22,6 +22,7 @@ Word = Annotated[
     Field(description="chooses the sandbox: read cannot write, change has a workspace"),
 ]
 Env = dict[str, str] | None
+Node = Annotated[str, Field(description="another node of the cluster")]
 Seconds = Annotated[int, Field(ge=1, le=300, description="seconds")]
 
 
@@ -34,11 +35,13 @@ async def host_run(
     env: Env = None,
     stdin: str = "",
     timeout: Seconds = 60,
+    node: Node = "",
     format: Format = "text",
 ) -> str:
     """Run a bash command on the PVE host, in a sandbox of the kernel."""
     wanted = Effect.parse(effect)
     refuse_root(wanted)
+    host = await host.at(node)
     profile = PROFILES[wanted]
     request: dict[str, Any] = {"do": "run", "profile": profile, "shell": command}
     request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
@@ -77,11 +80,13 @@ async def host_diagnose(
     operation: Annotated[str, Field(description="none: list them")] = "",
     params: dict[str, str | int] | None = None,
     timeout: Seconds = 60,
+    node: Node = "",
 ) -> str:
     """Run a named read-only diagnostic of the PVE host: disks, network, services, logs, PVE."""
+    host = await host.at(node)
     known = {
         name: found
-        for name, found in (await host.runner.allowed()).get("operations", {}).items()
+        for name, found in (await host.allowed()).get("operations", {}).items()
         if not found.get("internal")
     }
     if not operation:

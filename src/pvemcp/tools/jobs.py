@@ -15,7 +15,7 @@ from pvemcp.host.ended import PROFILES
 from pvemcp.host.jobs_log import Page, page_of, parse_cursor
 from pvemcp.host.outputs import PREFIX
 from pvemcp.host.runner import Host
-from pvemcp.tools.host import Env, Word, refuse_root
+from pvemcp.tools.host import Env, Node, Word, refuse_root
 from pvemcp.tools.output import SHOWN, how, sections, text
 from pvemcp.tools.render import duration, moment, table
 from pvemcp.tools.tool import tool
@@ -35,11 +35,13 @@ async def job_start(
     cwd: str = "",
     env: Env = None,
     timeout: Annotated[int, Field(ge=1, le=604800, description="seconds")] = 3600,
+    node: Node = "",
 ) -> str:
     """Start a bash command on the PVE host that goes on by itself; its output is kept a week."""
     wanted = Effect.parse(effect)
     refuse_root(wanted)
     profile = PROFILES[wanted]
+    host = await host.at(node)
     await host.ask(wanted, f"host/{profile}/job")
     await _refuse_more(host)
     request: dict[str, Any] = {"do": "job", "profile": profile, "shell": command}
@@ -55,14 +57,25 @@ async def job_start(
         link.close()
     if frame is None or frame.kind != "A":
         raise Unavailable("the helper did not say whether the job started", hint="See job_list.")
-    name = str(json.loads(frame.payload)["job"])
+    name = _told(host, json.loads(frame.payload)["job"])
     return f'{name} runs ({profile}, {host.place}); job_read(job="{name}") shows its output'
+
+
+def _told(host: Host, name: object) -> str:
+    """Return a job's name, with the node's if that is another."""
+    return f"{host.node}/{name}" if host.is_remote else str(name)
+
+
+async def _found(host: Host, job: str) -> tuple[Host, str]:
+    """Return the host of a job, and its name there."""
+    node, _, name = job.rpartition("/")
+    return await host.at(node), name
 
 
 async def _refuse_more(host: Host) -> None:
     running = [row for row in await _jobs(host) if row["running"]]
     if len(running) >= MOST_EACH:
-        names = ", ".join(str(row["job"]) for row in running)
+        names = ", ".join(_told(host, row["job"]) for row in running)
         raise Invalid(
             f"{len(running)} of your jobs run, and a grant may have {MOST_EACH}",
             hint=f"Wait, or stop one with job_stop: {names}.",
@@ -80,11 +93,12 @@ async def _jobs(host: Host) -> list[dict[str, Any]]:
 
 
 @tool()
-async def job_list(host: Host) -> str:
+async def job_list(host: Host, node: Node = "") -> str:
     """List your jobs of the last week."""
+    host = await host.at(node)
     rows = [
         {
-            "job": row["job"],
+            "job": _told(host, row["job"]),
             "title": row["title"],
             "profile": row["profile"],
             "started": moment(row["started"]),
@@ -120,8 +134,9 @@ async def job_read(
         return _kept(host, job, cursor)
     start, shown = parse_cursor(cursor)
     deadline = time.monotonic() + wait
+    host, name = await _found(host, job)
     while True:
-        page = await _page(host, job, start, shown=shown)
+        page = await _page(host, name, start, shown=shown)
         if page.transcript.end or not page.about["running"] or time.monotonic() >= deadline:
             return _written(job, page)
         await asyncio.sleep(LOOK_EVERY)
@@ -171,11 +186,12 @@ def _kept(host: Host, name: str, cursor: str) -> str:
 @tool()
 async def job_stop(host: Host, job: JobName) -> str:
     """Stop a job, and everything that it started."""
-    await _page(host, job, 0, shown=False)  # whose it is
-    ended = await host.operation("job-stop", {"job": job})
+    host, name = await _found(host, job)
+    await _page(host, name, 0, shown=False)  # whose it is
+    ended = await host.operation("job-stop", {"job": name})
     if ended.ok:
         return f"{job} is stopped"
-    page = await _page(host, job, 0, shown=False)
+    page = await _page(host, name, 0, shown=False)
     if not page.about["running"]:
         return f"{job} has ended already"
     raise Rejected(f"{job} could not be stopped: {ended.note}", hint="Try again; see job_list.")

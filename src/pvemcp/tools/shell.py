@@ -11,7 +11,7 @@ from pvemcp.call import Effect
 from pvemcp.errors import Conflict, Invalid
 from pvemcp.host.runner import Host
 from pvemcp.host.shells import IDLE, Shell
-from pvemcp.tools.host import Env, Word, refuse_root
+from pvemcp.tools.host import Env, Node, Word, refuse_root
 from pvemcp.tools.output import SHOWN, how, text
 from pvemcp.tools.tool import tool
 
@@ -43,10 +43,12 @@ async def shell_open(
     env: Env = None,
     rows: Rows = 40,
     columns: Columns = 160,
+    node: Node = "",
 ) -> str:
     """Open a persistent bash on the PVE host, in a sandbox; state is kept between calls."""
     wanted = Effect.parse(effect)
     refuse_root(wanted)
+    host = await host.at(node)
     size = {"rows": rows, "columns": columns}
     shell = await host.runner.shells.open(host, wanted, size=size, cwd=cwd, env=env or {})
     await shell.quiet(0, 5)

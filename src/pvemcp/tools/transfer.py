@@ -110,7 +110,8 @@ async def _is_paged(vm: Vm) -> bool:
 async def from_container(container: Container, path: str, offset: int, limit: int) -> Part:
     """Read by a command of ours, whose effect is to read."""
     argv = posix.read(path, offset, limit, call=container.pve.call.id)
-    ended = await container.run(argv, timeout=SECONDS, effect=Effect.READ, raw=True)
+    part = (path, offset, limit)
+    ended = await container.run(argv, timeout=SECONDS, effect=Effect.READ, raw=True, reads=part)
     return _part(ended, path, offset, limit)
 
 
