@@ -1,4 +1,4 @@
-"""High availability, backup jobs, the cluster log, firewall rules."""
+"""High availability, backup jobs, the cluster log."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from itertools import islice
 from typing import Any
 
 from pvemcp.sim.declare import (
-    PATH_PARAMETERS,
     Ask,
     Endpoint,
-    Handler,
     choice,
     endpoint,
     index,
@@ -21,9 +19,8 @@ from pvemcp.sim.declare import (
     text,
     whole,
 )  # fmt: skip
-from pvemcp.sim.guests import the_guest
 from pvemcp.sim.refusal import failed, rejected
-from pvemcp.sim.world import GuestType, HaResource, World
+from pvemcp.sim.world import HaResource, World
 
 _AUDIT = perm("/", "Sys.Audit")
 
@@ -136,57 +133,6 @@ def _log_row(line: Mapping[str, Any]) -> dict[str, Any]:
             "tag": "pvedaemon"}  # fmt: skip
 
 
-# Firewall ------------------------------------------------------------------------------------
-
-
-def _rules(ask: Ask, key: str) -> list[dict[str, Any]]:
-    rules = ask.world.firewall.get(key, [])
-    digest = _digest(rules)
-    return [{**rule, "pos": pos, "digest": digest} for pos, rule in enumerate(rules)]
-
-
-def _rule(ask: Ask, key: str) -> dict[str, Any]:
-    rules, pos = _rules(ask, key), ask.args["pos"]
-    if pos >= len(rules):
-        raise failed(f"no rule at position {pos}")
-    # Seen on PVE 9.1: a number in the list, a string here.
-    return {**rules[pos], "pos": str(pos)}
-
-
-def _cluster_rules(ask: Ask) -> list[dict[str, Any]]:
-    return _rules(ask, "cluster")
-
-
-def _cluster_rule(ask: Ask) -> dict[str, Any]:
-    return _rule(ask, "cluster")
-
-
-def _node_rules(ask: Ask) -> list[dict[str, Any]]:
-    return _rules(ask, ask.node)
-
-
-def _guest_rules(type_: GuestType) -> Handler:
-    def handle(ask: Ask) -> list[dict[str, Any]]:
-        return _rules(ask, str(the_guest(ask, type_).vmid))
-
-    return handle
-
-
-def _guest_rule(type_: GuestType) -> Handler:
-    def handle(ask: Ask) -> dict[str, Any]:
-        return _rule(ask, str(the_guest(ask, type_).vmid))
-
-    return handle
-
-
-def _cluster_options(ask: Ask) -> dict[str, Any]:
-    return {"digest": _digest(ask.world.firewall), "enable": 0}
-
-
-_POS = PATH_PARAMETERS["pos"]
-_RULES = index("pos", "type", "action")
-_GUEST_AUDIT = perm("/vms/{vmid}", "VM.Audit")
-
 ENDPOINTS: tuple[Endpoint, ...] = (
     endpoint("GET", "/cluster/ha", listing("status", "resources", "groups", "rules", key="id"),
              about="What there is.", permissions=_AUDIT, returns=index("id")),
@@ -207,29 +153,4 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                               pattern=r"\S+"),), returns="object"),
     endpoint("GET", "/cluster/log", _log, about="The cluster log, newest first.",
              parameters=(whole("max", "At most so many.", minimum=1),), returns=index("id")),
-    endpoint("GET", "/cluster/firewall", listing("aliases", "rules", "options", "groups", "ipset",
-                                                 "macros", "refs", key="name"),
-             about="What there is.", returns=index("name")),
-    endpoint("GET", "/cluster/firewall/options", _cluster_options, about="Firewall settings.",
-             permissions=_AUDIT, returns="object"),
-    endpoint("GET", "/cluster/firewall/rules", _cluster_rules, about="Firewall rules.",
-             permissions=_AUDIT, returns=_RULES),
-    endpoint("GET", "/cluster/firewall/rules/{pos}", _cluster_rule, about="A firewall rule.",
-             permissions=_AUDIT, parameters=(_POS,), returns="object"),
-    endpoint("GET", "/nodes/{node}/firewall/rules", _node_rules, about="Rules of a node.",
-             permissions=perm("/nodes/{node}", "Sys.Audit"), returns=_RULES),
-    *(
-        entry
-        for type_ in ("qemu", "lxc")
-        for path in [f"/nodes/{{node}}/{type_}/{{vmid}}/firewall"]
-        for entry in (
-            endpoint("GET", path, listing("rules", "aliases", "ipset", "refs", "options",
-                                          key="name"),
-                     about="What there is.", returns=index("name"), local=True),
-            endpoint("GET", f"{path}/rules", _guest_rules(type_), about="Rules of a guest.",
-                     permissions=_GUEST_AUDIT, returns=_RULES),
-            endpoint("GET", f"{path}/rules/{{pos}}", _guest_rule(type_), about="A rule.",
-                     permissions=_GUEST_AUDIT, parameters=(_POS,), returns="object"),
-        )
-    ),
 )  # fmt: skip

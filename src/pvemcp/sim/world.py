@@ -198,6 +198,8 @@ class World:
         """datacenter.cfg."""
         self.firewall: dict[str, list[dict[str, Any]]] = {}
         """Rules by `cluster`, a node's name or a guest's id."""
+        self.firewall_options: dict[str, dict[str, Any]] = {}
+        """What was set, by `cluster` or a node's name."""
         self.backup_jobs: dict[str, dict[str, Any]] = {}
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
         """The cluster log, oldest first."""
