@@ -81,12 +81,14 @@ def snippet(
     command: tuple[str, ...] = ("pvemcp",),
     env: Mapping[str, str] | None = None,
     helper: bool = False,
+    trust: tuple[str, ...] | None = None,
 ) -> Snippet:
     """Return what connects `client`, one of CLIENTS.
 
     `command` runs pvemcp on this machine with the settings in `env` (for a client that starts the
     service itself). A `url` without a path gets `/mcp`. With `helper`, Claude Code gets the secret
-    from a script, so that it is in none of its files.
+    from a script, so that it is in none of its files. `trust` says how the client comes to trust
+    the certificate, when that is known.
     Raises Invalid for a name or URL that no client would take.
     """
     _refuse_bad(url, name)
@@ -106,7 +108,7 @@ def snippet(
             made = _plain_json(url, name)
         case _:
             raise Invalid(f"Unknown client {client}.", hint=f"Known are {', '.join(CLIENTS)}.")
-    return Snippet(made.text, (*made.notes, *_tls_notes(client, url)))
+    return Snippet(made.text, (*made.notes, *(_tls_notes(client, url) if trust is None else trust)))
 
 
 _GRANT = (

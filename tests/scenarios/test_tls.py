@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import shutil
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,8 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from pvemcp.errors import Misconfigured
 from pvemcp.listener import bind
 from pvemcp.settings import Settings
+from pvemcp.setup.certificate import self_signed
 from pvemcp.sim.tls import Certificates, make_certificates
 from pvemcp.tls import Certificate, server_context
+from pvemcp.trust import trust_of
 from tests.scenarios.hellos import TLS10, TLS11, TLS12, chosen
 from tests.scenarios.rig import ERAS
 from tests.scenarios.test_http import Web, web
@@ -192,3 +197,34 @@ async def test_one_socket_serves_both_families(target: str) -> None:
     with bind(Settings(listen="[::]:0")) as bound:
         _, writer = await asyncio.open_connection(target, bound.getsockname()[1])
         writer.close()
+
+
+_NODE = """
+fetch(process.argv[1]).then(
+    (answer) => console.log(answer.status),
+    (error) => console.log(error.cause.code),
+);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="asks Node, as Claude Code runs on it")
+@pytest.mark.parametrize("ours", [True, False], ids=["self-signed", "authority"])
+async def test_node_trusts_what_connect_gives_it_and_nothing_before(
+    tmp_path: Path, ours: bool
+) -> None:
+    cert, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    if ours:
+        for path, content in zip((cert, key), self_signed(["localhost", "127.0.0.1"]), strict=True):
+            path.write_bytes(content)
+    else:
+        signed = made(tmp_path)
+        cert, key = signed.chain_file, signed.key_file
+    given = tmp_path / "given.pem"
+    given.write_text(trust_of(cert, []).authority)
+    async with web(tls_cert=cert, tls_key=key) as w:
+        for env, answer in (({}, "LEAF|SELF_SIGNED"), ({"NODE_EXTRA_CA_CERTS": str(given)}, "401")):
+            asking = await asyncio.create_subprocess_exec(
+                *("node", "-e", _NODE, w.url), env={**os.environ, **env}, stdout=subprocess.PIPE
+            )
+            said, _ = await asking.communicate()
+            assert re.search(answer, said.decode())

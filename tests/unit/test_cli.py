@@ -16,6 +16,7 @@ from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal, Step, Verdict
 from pvemcp.listener import cannot_listen
+from pvemcp.sim.tls import make_certificates
 from pvemcp.store import Store
 from tests.unit.certificates import certificate
 
@@ -235,6 +236,23 @@ def test_connect_prints_only_what_is_to_be_copied_on_stdout(pvemcp: Commands) ->
     made = pvemcp("connect", "json", "--url", "https://pve1:8080/mcp", "--name", "lab")
     assert json.loads(made.stdout)["mcpServers"]["lab"]["url"] == "https://pve1:8080/mcp"
     assert all(line.startswith("# ") for line in made.stderr.splitlines())
+
+
+def test_connect_gives_the_authority_to_trust(pvemcp: Commands, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path, names=["pve1"])
+    cert, key = str(made.chain_file), str(made.key_file)
+
+    def connect(*options: str) -> subprocess.CompletedProcess[str]:
+        return pvemcp("connect", *options, PVEMCP_TLS_CERT=cert, PVEMCP_TLS_KEY=key)
+
+    given = connect("json", "--ca-out", "-")
+    assert (given.stdout, given.stderr) == (made.ca_pem, "")
+    file = tmp_path / "out.pem"
+    said = connect("claude-code", "--ca-out", str(file))
+    assert file.read_text() == made.ca_pem
+    assert f"It is in {file}" in said.stderr
+    assert "https://127.0.0.1:8080/mcp" in said.stdout
+    assert "no certificate" in pvemcp("connect", "json", "--ca-out", "-", answer=2).stderr
 
 
 def test_doctor_says_first_that_the_settings_are_wrong(pvemcp: Commands) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
 from pvemcp import connect as connecting
 from pvemcp.cli import words
+from pvemcp.cli.authority import authority, trust_notes
 from pvemcp.errors import Misconfigured
 
 
@@ -50,23 +52,39 @@ def doctor(context: click.Context) -> int:
     is_flag=True,
     help="claude-code: the secret stays in a file of its own, read by a small script.",
 )
+@click.option(
+    "--ca-out",
+    type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
+    metavar="FILE",
+    help="Write the certificate that the client must trust to a file; `-` prints nothing else.",
+)
 @click.pass_context
 def connect(
     context: click.Context,
+    *,
     client: str,
     url: str | None,
     name: str,
-    helper: bool,  # noqa: FBT001 - click passes it so
+    helper: bool,
+    ca_out: Path | None,
 ) -> None:
     """Print the exact command or file that connects a client. Notes go to stderr.
 
     CLIENT is claude-code, claude-desktop, cursor, vscode or json.
     """
+    if ca_out is not None:
+        pem = authority(context)
+        if str(ca_out) == "-":
+            click.echo(pem, nl=False)
+            return
+        ca_out.write_text(pem)
     if helper and client != "claude-code":
         raise click.UsageError("--helper is for claude-code.")
-    if client == "claude-desktop" or url is None:
+    trust = None
+    if client == "claude-desktop" or url is None or ca_out:
         settings = words.settings(context)  # refuses what the client would only show in a log
         url = url or connecting.service_url(settings)
+        trust = trust_notes(settings, url, ca_out, claude=client == "claude-code")
     config = ("--config", str(context.obj.absolute())) if context.obj else ()
     made = connecting.snippet(
         client,
@@ -75,6 +93,7 @@ def connect(
         command=(words.this_program(), *config),
         env=os.environ,
         helper=helper,
+        trust=trust,
     )
     click.echo(made.text)
     for note in made.notes:
