@@ -25,6 +25,7 @@ from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
+from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.errors import Unavailable
@@ -41,11 +42,12 @@ from pvemcp.listener import (
 )
 from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.peer_door import Client, PeerDoor
+from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import keep_within
 from pvemcp.running import runner
 from pvemcp.server import Context, Service, build
-from pvemcp.settings import Settings, require_safe_listen, require_token
+from pvemcp.settings import Settings, require_safe_listen
 from pvemcp.stdin import lines
 from pvemcp.store import Store
 from pvemcp.tls import own_certificate, server_context, validity
@@ -84,16 +86,16 @@ def compose(
     store: Store,
     grants: Grants,
     pve: PveClient,
-    default: ApiToken,
+    default: ApiToken | None,
     journal: TextIO | None = None,
     executor: Executor | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
-    `default` is the PVE token of grants that carry none of their own; `journal` gets a JSON line
-    of every call; `executor` runs commands, instead of what the settings ask for.
+    `default` is the PVE token of grants that carry none of their own, if there is one; `journal`
+    gets a JSON line of every call; `executor` runs commands, instead of what the settings ask for.
     """
-    secrets = held(store, default.secret)
+    secrets = held(store, *([default.secret] if default else []))
     _mask_log(secrets)
     audit = Audit(store, journal, secrets.known)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
@@ -119,8 +121,12 @@ def compose(
     mcp.add_exception_handler(404, _not_found)
     door = _door(settings, grants, default, service)
     _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), door.run)
-    inside = upkeep.guard(Hangup(mcp), server)
-    guarded = BearerAuth(inside, grants.authenticate, default_token=default)
+    guarded = BearerAuth(
+        upkeep.guard(Hangup(mcp), server),
+        grants.authenticate,
+        default_token=default,
+        refused=Alive(pve.transport).refused,
+    )
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)
 
@@ -137,10 +143,13 @@ async def _not_found(request: Request, _: Exception) -> Response:
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
 
 
-def _door(settings: Settings, grants: Grants, default: ApiToken, service: Service) -> PeerDoor:
+def _door(
+    settings: Settings, grants: Grants, default: ApiToken | None, service: Service
+) -> PeerDoor:
     def client(id_: str) -> Client | None:
         found = grants.shared(id_)
-        return (found.name, found.ceiling, found.token or default) if found else None
+        token = found.token or default if found else None
+        return (found.name, found.ceiling, token) if found and token else None
 
     cluster = Cluster(settings.mirror_dir, settings.peer_port)
     audit, limit = service.audit, service.admit
@@ -215,9 +224,9 @@ def serve(settings: Settings) -> int:
     _settle()
     exit_on_signal()
     _judge_certificate(settings)
-    default = ApiToken(*require_token(settings))
     with Store(settings.state_dir) as store:
         grants = Grants(store)
+        default = default_token(settings, grants.list())
         require_safe_listen(settings, has_grants=bool(grants.list()))
         pve = pve_client(settings)
         app = compose(
@@ -253,14 +262,13 @@ def _judge_certificate(settings: Settings) -> None:
         )
 
 
-def stdio(settings: Settings, ceiling: Effect) -> int:
-    """Serve one client on stdin and stdout, with the configured PVE token.
+def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int:
+    """Serve one client on stdin and stdout, with its own PVE token or the configured one.
 
     Returns 0 when the client has closed stdin, or on SIGTERM or SIGHUP; 130 on SIGINT.
     """
     log_to_stderr(settings)
     _settle()
-    principal = Principal("stdio", ceiling, ApiToken(*require_token(settings)))
 
     async def run(store: Store) -> None:
         async with pve_client(settings) as pve:
@@ -277,6 +285,7 @@ def stdio(settings: Settings, ceiling: Effect) -> int:
                 await host.close()
 
     with Store(settings.state_dir) as store:
+        principal = local_principal(settings, Grants(store).list(), client=client, ceiling=ceiling)
         secrets = held(store, principal.token.secret)
         _mask_log(secrets)
         return asyncio.run(until_signal(run(store)))

@@ -60,6 +60,10 @@ MIGRATIONS = (
     """
     ALTER TABLE grants ADD COLUMN origin TEXT NOT NULL DEFAULT 'here'; -- or 'cluster': shared
     """,
+    """
+    ALTER TABLE grants ADD COLUMN previous_hash BLOB;  -- the secret before the last rotation
+    ALTER TABLE grants ADD COLUMN previous_until REAL; -- until when it holds
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""
 

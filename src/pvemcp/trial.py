@@ -7,6 +7,7 @@ import contextlib
 import socket
 import tempfile
 from pathlib import Path
+from secrets import token_urlsafe
 
 from pvemcp.access.grants import Grants
 from pvemcp.app import compose, log_to_stderr, pve_client
@@ -15,6 +16,7 @@ from pvemcp.connect import claude_code_command
 from pvemcp.listener import bind, cannot_listen, exit_on_signal, mcp_url, on_signal, run_http
 from pvemcp.settings import Settings
 from pvemcp.sim.http import serve as serve_world
+from pvemcp.sim.permissions import ROOT
 from pvemcp.sim.world import World, WorldName, make_world
 from pvemcp.store import Store
 
@@ -58,25 +60,28 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
         await run_http(app, settings, bound)
 
 
-def simulate(world: WorldName, port: int) -> int:
-    """Run a simulated PVE alone, over HTTPS on loopback, until a signal ends it."""
+def simulate(world: WorldName, port: int, host: str) -> int:
+    """Run a simulated PVE alone, over HTTPS on an address of this machine, until a signal."""
     exit_on_signal()
-    asyncio.run(_simulate(make_world(world, progress="timed"), port))
+    asyncio.run(_simulate(make_world(world, progress="timed"), port, host))
     return 0
 
 
-async def _simulate(world: World, port: int) -> None:
+async def _simulate(world: World, port: int, host: str) -> None:
     ended = asyncio.Event()
     on_signal(ended.set)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            running = await stack.enter_async_context(serve_world(world, port=port, tls=True))
+            serving = serve_world(world, host=host, port=port, tls=True)
+            running = await stack.enter_async_context(serving)
         except OSError as error:
-            raise cannot_listen(f"127.0.0.1:{port}", error, other=SIMULATOR_PORT) from None
+            raise cannot_listen(f"{host}:{port}", error, other=SIMULATOR_PORT) from None
         token_id, secret = world.token()
+        password = world.access.users[ROOT].password = token_urlsafe(12)
         print(  # noqa: T201 - the answer to the command
             f"URL          {running.url}\nfingerprint  {running.fingerprint}\n"
-            f"token        PVEAPIToken={token_id}={secret}\n\nCtrl-C ends it.",
+            f"token        PVEAPIToken={token_id}={secret}\n"
+            f"login        {ROOT} {password}\n\nCtrl-C ends it.",
             flush=True,
         )
         await ended.wait()

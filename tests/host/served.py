@@ -33,8 +33,9 @@ _ETC = "/etc/pvemcp"
 _SIMULATED = re.compile(
     r"URL +(?P<url>\S+)\nfingerprint +(?P<pin>\S+)\n"
     r"token +PVEAPIToken=(?P<token>[^\s=]+)=(?P<secret>\S+)\n"
+    r"login +root@pam (?P<password>\S+)\n"
 )
-_SECRET = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
+SECRET = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Served:
     def grant(self, name: str, *, ceiling: str = "destroy") -> str:
         """Make a grant and return its secret."""
         made = self.pvemcp("grant", "create", name, "--ceiling", ceiling).stdout
-        [secret] = set(map(str, _SECRET.findall(made)))
+        [secret] = set(map(str, SECRET.findall(made)))
         return secret
 
     @asynccontextmanager
@@ -107,8 +108,8 @@ def _must_run(machine: Machine, unit: str) -> None:
 
 def serve(machine: Machine) -> Served:
     """Start the service in a machine where it is installed."""
-    certificate, key = _certificate(machine.address)
-    pve = _simulate(machine)
+    certificate, key = make_certificate(machine.address)
+    pve = simulate(machine)
     machine.copy_in(certificate, f"{_ETC}/cert.pem")
     machine.copy_in(key, f"{_ETC}/key.pem", mode=0o640, owner=f"root:{USER}")
     machine.copy_in(pve["secret"].encode(), f"{_ETC}/token", mode=0o640, owner=f"root:{USER}")
@@ -127,11 +128,12 @@ def serve(machine: Machine) -> Served:
     return served
 
 
-def _simulate(machine: Machine) -> dict[str, str]:
+def simulate(machine: Machine, address: str = "127.0.0.1") -> dict[str, str]:
+    """Run a simulated PVE in a machine; return what it says of itself."""
     machine.run(
         [
             *("systemd-run", "--quiet", f"--unit={SIMULATOR}", "--property=DynamicUser=yes"),
-            *("/usr/bin/pvemcp", "simulate"),
+            *("/usr/bin/pvemcp", "simulate", "--listen", address),
         ]
     )
 
@@ -142,7 +144,7 @@ def _simulate(machine: Machine) -> dict[str, str]:
     return until(said, "the simulated PVE", seconds=30).groupdict()
 
 
-def _certificate(address: str) -> tuple[bytes, bytes]:
+def make_certificate(address: str) -> tuple[bytes, bytes]:
     """Make a certificate for the address, and its key, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])

@@ -85,7 +85,10 @@ class Web:
 
 @asynccontextmanager
 async def web(
-    http: type[Connection] = Connection, executor: Executor | None = None, **changes: Any
+    http: type[Connection] = Connection,
+    executor: Executor | None = None,
+    default: tuple[str, str] | None = ("", ""),
+    **changes: Any,
 ) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
         settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
@@ -98,7 +101,7 @@ async def web(
             store=r.store,
             grants=grants,
             pve=r.pve,
-            default=ApiToken(*r.world.token()),
+            default=ApiToken(*(default if any(default) else r.world.token())) if default else None,
             executor=executor or r.executor,
         )
         async with start(app, settings, http) as running:

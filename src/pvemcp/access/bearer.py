@@ -6,7 +6,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -43,13 +43,15 @@ class BearerAuth:
         app: ASGIApp,
         authenticate: Callable[[str], Grant | None],
         *,
-        default_token: ApiToken,
+        default_token: ApiToken | None,
+        refused: Callable[[ApiToken], Awaitable[bool]] | None = None,
         open_paths: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
         self._default_token = default_token
+        self._refused = refused
         self._open_paths = open_paths
         self._attempts = Attempts(clock)
 
@@ -60,13 +62,13 @@ class BearerAuth:
         if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
-        outcome = self._admit(scope)
+        outcome = await self._admit(scope)
         if isinstance(outcome, _Refusal):
             await _refuse(send, outcome)
             return
         await self._app(outcome, receive, send)
 
-    def _admit(self, scope: Scope) -> Scope | _Refusal:
+    async def _admit(self, scope: Scope) -> Scope | _Refusal:
         client = scope.get("client")
         address = str(client[0]) if client else ""
         secret = _secret(scope)
@@ -84,15 +86,20 @@ class BearerAuth:
                 return _too_many(wait)
             self._attempts.failed(address)
             return _WRONG
-        return self._scope(scope, grant, address)
+        token = grant.token or self._default_token
+        if token is None:
+            return _no_token(grant)
+        if grant.token and self._refused and await self._refused(grant.token):
+            return _ended(grant)
+        return self._scope(scope, grant, token, address)
 
-    def _scope(self, scope: Scope, grant: Grant, address: str) -> Scope:
+    def _scope(self, scope: Scope, grant: Grant, token: ApiToken, address: str) -> Scope:
         scopes = [str(grant.ceiling)]
         access = AccessToken(token="", client_id=grant.id, scopes=scopes)
         principal = Principal(
             name=grant.name,
             ceiling=grant.ceiling,
-            token=grant.token or self._default_token,
+            token=token,
             grant=grant.id,
             address=address,
         )
@@ -143,6 +150,27 @@ _WRONG = _Refusal(
     "--ceiling read makes a new one.",
     _challenge("invalid_token", _WRONG_TEXT),
 )
+
+
+def _ended(grant: Grant) -> _Refusal:
+    text = f"PVE no longer accepts the token of this client ({grant.token_id})"
+    return _Refusal(
+        401,
+        "invalid_token",
+        f"{text}: it was removed, has expired, or its user is disabled.",
+        f"On the host of pvemcp: pvemcp client list shows it; pvemcp client revoke {grant.name}, "
+        "then pvemcp client add, makes it anew.",
+        _challenge("invalid_token", text),
+    )
+
+
+def _no_token(grant: Grant) -> _Refusal:
+    return _Refusal(
+        403,
+        "no_pve_token",
+        f"The grant {grant.name} has no PVE token, and none is configured.",
+        "On the host of pvemcp: pvemcp client add NAME makes a client with a token of its own.",
+    )
 
 
 def _secret(scope: Scope) -> str | _Refusal:

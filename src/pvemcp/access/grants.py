@@ -29,6 +29,8 @@ LAST_USED_EVERY = 60.0
 _COLUMNS = "id, name, ceiling, created, expires, last_used, token_id, token_secret"
 CLUSTER = "cluster"
 """The origin of a grant that all nodes share."""
+_MOST_GRACE = 7 * 86400.0
+"""Seconds for which two secrets of a grant may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class Grants:
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
-        self._by_hash: dict[bytes, Grant] = {}
+        self._by_hash: dict[bytes, tuple[Grant, float | None]] = {}
+        """Grant and the end of that secret, if it has an end of its own."""
         self._version = -1
         self._used: dict[str, float] = {}
         """When the last use of a grant (by id) was last written down."""
@@ -92,7 +95,7 @@ class Grants:
             expires=None if expires is None else now + expires,
             token=token,
         )
-        secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+        secret = _fresh_secret()
         if not self._insert(grant, secret):
             raise Conflict(
                 f"A grant named {name} exists.",
@@ -108,11 +111,51 @@ class Grants:
 
     def revoke(self, name: str) -> Grant:
         """Delete a grant; its next request is refused. Raises Missing with the nearest names."""
-        known = {grant.name: grant for grant in self.list()}
-        if name not in known or not self._store.write("DELETE FROM grants WHERE name = ?", (name,)):
-            raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
+        found = self.named(name)
+        self._store.write("DELETE FROM grants WHERE name = ?", (name,))
         self._version = -1
+        return found
+
+    def named(self, name: str) -> Grant:
+        """Return the grant of that name. Raises Missing with the nearest names."""
+        known = {grant.name: grant for grant in self.list()}
+        if name not in known:
+            raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
         return known[name]
+
+    def rotate(
+        self, name: str, *, grace: float, token: ApiToken | None = None
+    ) -> tuple[Grant, str]:
+        """Give a grant a new secret, and perhaps a new PVE token; return both as `create` does.
+
+        The old secret holds for `grace` more seconds; one from an earlier rotation ends now.
+        Raises Missing, and Invalid for a grace that is no short time.
+        """
+        if not 0 <= grace <= _MOST_GRACE:
+            raise Invalid("The old secret may hold for 7 more days at most.")
+        old, secret = self.named(name), _fresh_secret()
+        kept = token or old.token
+        self._store.write(
+            "UPDATE grants SET previous_hash = CASE WHEN ? > 0 THEN hash END, previous_until = ?, "
+            "hash = ?, token_id = ?, token_secret = ? WHERE id = ?",
+            (
+                grace,
+                self._clock() + grace,
+                _digest(secret),
+                kept.id if kept else None,
+                kept.secret if kept else None,
+                old.id,
+            ),
+        )
+        self._version = -1
+        return replace(old, token=kept), secret
+
+    def end_previous(self, name: str) -> None:
+        """End the secret that a rotation left over. Raises Missing."""
+        self._store.write(
+            "UPDATE grants SET previous_hash = NULL WHERE id = ?", (self.named(name).id,)
+        )
+        self._version = -1
 
     def authenticate(self, secret: str) -> Grant | None:
         """Return the grant that the secret belongs to; None if it is unknown or expired.
@@ -124,9 +167,9 @@ class Grants:
         self._refresh()
         # All that the time of this look-up could tell is a part of the hash of a wrong guess: the
         # caller cannot steer towards a stored hash without inverting SHA-256.
-        grant = self._by_hash.get(_digest(secret))
+        grant, until = self._by_hash.get(_digest(secret), (None, None))
         now = self._clock()
-        if grant is None or grant.has_expired(now):
+        if grant is None or grant.has_expired(now) or (until is not None and now >= until):
             return None
         self._note_use(grant, now)
         return grant
@@ -135,7 +178,7 @@ class Grants:
         """Whether a grant (by id) is there and has not expired. Raises Unavailable."""
         self._refresh()
         now = self._clock()
-        return any(one.id == id and not one.has_expired(now) for one in self._by_hash.values())
+        return any(one.id == id and not one.has_expired(now) for one, _ in self._by_hash.values())
 
     def shared(self, id_: str) -> Grant | None:
         """Return a grant that the whole cluster shares, by its id, if it has not expired."""
@@ -150,8 +193,15 @@ class Grants:
         version = self._store.data_version()
         if version == self._version:
             return
-        found = self._store.rows(f"SELECT hash, {_COLUMNS} FROM grants")  # noqa: S608
-        self._by_hash = {bytes(row[0]): _grant(*row[1:]) for row in found}
+        found = self._store.rows(
+            f"SELECT hash, previous_hash, previous_until, {_COLUMNS} FROM grants"  # noqa: S608
+        )
+        self._by_hash = {}
+        for hash_, previous, until, *columns in found:
+            grant = _grant(*columns)
+            self._by_hash[bytes(hash_)] = (grant, None)
+            if previous is not None:
+                self._by_hash[bytes(previous)] = (grant, until)
         self._version = version
 
     def _note_use(self, grant: Grant, now: float) -> None:
@@ -178,6 +228,10 @@ class Grants:
                 grant.token.secret if grant.token else None,
             ),
         )
+
+
+def _fresh_secret() -> str:
+    return SECRET_PREFIX + secrets.token_urlsafe(32)
 
 
 def _digest(secret: str) -> bytes:

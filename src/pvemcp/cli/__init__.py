@@ -12,9 +12,11 @@ from pvemcp import __version__
 from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
+from pvemcp.cli.client import client
 from pvemcp.cli.grant import grant
 from pvemcp.cli.run import demo, serve, simulate, stdio
 from pvemcp.cli.sessions import sessions
+from pvemcp.cli.setup import setup
 from pvemcp.errors import Fault
 
 FAILED = 2
@@ -39,7 +41,9 @@ def commands(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, stdio, demo, simulate, grant, audit, backup, sessions, doctor, connect):
+for command in (serve, stdio, demo, simulate, setup, client, grant, sessions):
+    commands.add_command(command)
+for command in (audit, backup, doctor, connect):
     commands.add_command(command)
 
 

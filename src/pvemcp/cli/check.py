@@ -11,6 +11,7 @@ from pvemcp import connect as connecting
 from pvemcp.cli import words
 from pvemcp.cli.authority import authority, trust_notes
 from pvemcp.errors import Misconfigured
+from pvemcp.settings import Settings
 
 
 @click.command(short_help="Check the installation and say how to repair it.")
@@ -25,6 +26,11 @@ def doctor(context: click.Context) -> int:
     except Misconfigured as fault:
         click.echo(f"FAIL  settings  {fault.message}\n      {fault.hint}")
         return 1
+    return 0 if report(settings) else 1
+
+
+def report(settings: Settings) -> bool:
+    """Print every finding, with its repair; return whether nothing must be repaired."""
     import asyncio  # noqa: PLC0415 - slow to import
 
     from pvemcp.health import checks  # noqa: PLC0415 - slow to import
@@ -35,7 +41,7 @@ def doctor(context: click.Context) -> int:
         click.echo(words.printable(f"{mark:4}  {check.name}  {check.message}"))
         if check.repair:
             click.echo(words.printable(f"      {check.repair}"))
-    return 0 if all(check.ok for check in found) else 1
+    return all(check.ok for check in found)
 
 
 @click.command(short_help="Print what connects a client.")

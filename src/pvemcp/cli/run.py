@@ -30,7 +30,7 @@ def _port(default: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
         metavar="PORT",
         default=default,
         show_default=True,
-        help="Port on 127.0.0.1; 0 takes any free one.",
+        help="0 takes any free one.",
     )
 
 
@@ -58,11 +58,16 @@ def serve(
     show_default=True,
     help="The most that the client may do.",
 )
+@click.option(
+    "--client",
+    metavar="NAME",
+    help="Work with the PVE token of that client, instead of the configured one.",
+)
 @click.pass_context
-def stdio(context: click.Context, ceiling: str) -> int:
+def stdio(context: click.Context, ceiling: str, client: str | None) -> int:
     """Serve the one MCP client that started this command, on stdin and stdout."""
     settings = words.settings(context, files=True)
-    code: int = lean.service().stdio(settings, Effect.parse(ceiling))
+    code: int = lean.service().stdio(settings, Effect.parse(ceiling), client)
     return code
 
 
@@ -79,11 +84,18 @@ def demo(world: World, port: int) -> int:
 @click.command(short_help="Run only the simulated Proxmox VE API.")
 @_world
 @_port(8006)
-def simulate(world: World, port: int) -> int:
-    """Run only the simulated Proxmox VE API (HTTPS on loopback), for tests of other programs.
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of this machine; whoever can reach it may work the simulated PVE.",
+)
+def simulate(world: World, port: int, listen: str) -> int:
+    """Run only the simulated Proxmox VE API (HTTPS), for tests of other programs.
 
-    Prints its URL, the fingerprint of its certificate, and an API token.
+    Prints its URL, the fingerprint of its certificate, an API token, and the login of root@pam.
     """
     from pvemcp import trial  # noqa: PLC0415 - slow to import
 
-    return trial.simulate(world, port)
+    return trial.simulate(world, port, listen)

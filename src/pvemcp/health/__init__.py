@@ -19,11 +19,11 @@ async def checks(settings: Settings) -> list[Check]:
     """
     state, grants = check_state(settings)
     return [
-        *check_settings(settings),
+        *check_settings(settings, grants),
         *state,
         *check_certificate(settings),
         *await check_listen(settings, grants),
-        *await check_pve(settings),
+        *await check_pve(settings, grants),
         await check_commands(settings),
         *check_backups(settings),
     ]

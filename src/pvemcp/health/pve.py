@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from pvemcp.access.grants import Grant
 from pvemcp.access.policy import permit
 from pvemcp.call import ApiToken, Call, Effect, Principal
-from pvemcp.errors import Fault
+from pvemcp.errors import Fault, Unauthenticated
 from pvemcp.health.check import Check, bad, expiry, good, warning
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings, require_token
@@ -42,8 +44,11 @@ class _Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-async def check_pve(settings: Settings) -> list[Check]:
-    """Connect, look at the certificate, then log in. Stops at the first step that fails."""
+async def check_pve(settings: Settings, grants: Sequence[Grant] = ()) -> list[Check]:
+    """Connect, look at the certificate, then log in with each token in use.
+
+    Stops at the first step that fails.
+    """
     parts = urlsplit(settings.pve_url)
     tls = parts.scheme == "https"
     target = _Target(parts.hostname or "", parts.port or (443 if tls else 80), tls)
@@ -57,7 +62,7 @@ async def check_pve(settings: Settings) -> list[Check]:
         found += await _judge_certificate(settings, target, certificate)
     found.append(_judge_clock(skew))
     if all(check.ok for check in found):
-        found += await _log_in(settings)
+        found += await _log_in_all(settings, grants)
     return found
 
 
@@ -190,18 +195,27 @@ def _judge_clock(skew: float | None) -> Check:
     )
 
 
-async def _log_in(settings: Settings) -> list[Check]:
-    try:
-        token = ApiToken(*require_token(settings))
-    except Fault:
-        return []  # the check of the settings has said so
+async def _log_in_all(settings: Settings, grants: Sequence[Grant]) -> list[Check]:
+    now = time.time()
+    valid = [grant for grant in grants if grant.token and not grant.has_expired(now)]
+    tokens = {grant.token: grant.name for grant in valid if grant.token}
+    with contextlib.suppress(Fault):  # the check of the settings has said so
+        tokens.setdefault(ApiToken(*require_token(settings)), "")
+    found = await asyncio.gather(*(_log_in(settings, token, tokens[token]) for token in tokens))
+    return [check for checks in found for check in checks]
+
+
+async def _log_in(settings: Settings, token: ApiToken, client: str) -> list[Check]:
     name = "PVE token"
     call = Call(Principal("doctor", Effect.READ, token), "doctor", {})
     try:
-        async with asyncio.timeout(API_SECONDS), _client(settings) as client:
-            pve = client.bind(call)
+        async with asyncio.timeout(API_SECONDS), _client(settings) as pve_client:
+            pve = pve_client.bind(call)
             version = await pve.get("/version")
             rights = await pve.get("/access/permissions")
+    except Unauthenticated as fault:
+        anew = f"Make it anew: pvemcp client revoke {client}, then pvemcp client add."
+        return [bad(name, fault.message, anew if client else fault.hint)]
     except Fault as fault:
         return [bad(name, fault.message, fault.hint)]
     except TimeoutError:

@@ -59,7 +59,7 @@ class Asked:
 
 def fault_of(reply: Reply, asked: Asked) -> tuple[Fault, Clue | None]:
     """Return the Fault of an answer that is not 200, and what was not found, if that is it."""
-    text, errors = _texts(reply)
+    text, errors = texts(reply)
     match reply.status:
         case 400:
             return _invalid(text, errors, asked)
@@ -134,7 +134,7 @@ def clean(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
-def _texts(reply: Reply) -> tuple[str, dict[str, str]]:
+def texts(reply: Reply) -> tuple[str, dict[str, str]]:
     """Return the error text and the errors of single parameters."""
     try:
         body = json.loads(reply.body) if reply.body[:1] == b"{" else {}

@@ -276,8 +276,11 @@ def _tls(
         )
     if not address.secure:
         return True
-    if fingerprint:
-        return aiohttp.Fingerprint(fingerprint)
+    return aiohttp.Fingerprint(fingerprint) if fingerprint else verifying(ca_file)
+
+
+def verifying(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what verifies PVE's certificate: by a CA file, or by the system's authorities."""
     if ca_file is None:
         return ssl.create_default_context()
     try:

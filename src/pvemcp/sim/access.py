@@ -91,7 +91,7 @@ def _update_role(ask: Ask) -> None:
 def _delete_role(ask: Ask) -> None:
     name = _own_role(ask, "delete")
     del ask.world.access.custom_roles[name]
-    ask.world.access.forget()
+    ask.world.access.forget_role(name)
 
 
 # Access control lists ------------------------------------------------------------------------

@@ -105,11 +105,9 @@ def _delete_user(ask: Ask) -> None:
         raise failed("delete user failed: unable to delete 'root@pam'")
     access = ask.world.access
     del access.users[user.userid]
-    for entries in access.acl.values():
-        for _, ugid in [key for key in entries if key[1].partition("!")[0] == user.userid]:
-            entries.pop(("user", ugid), None)
-            entries.pop(("token", ugid), None)
-    access.forget()
+    access.forget_holder("user", user.userid)
+    for name in user.tokens:
+        access.forget_holder("token", f"{user.userid}!{name}")
 
 
 def _set_password(ask: Ask) -> None:
@@ -170,8 +168,10 @@ def _update_token(ask: Ask) -> dict[str, Any]:
 
 def _delete_token(ask: Ask) -> None:
     _token(ask)
-    del _user(ask).tokens[ask.args["tokenid"]]
-    ask.world.access.forget()
+    user, name = _user(ask), ask.args["tokenid"]
+    del user.tokens[name]
+    # Seen on PVE 9.2: its entries are ignored from now on, and lost with the next write.
+    ask.world.access.forget_holder("token", f"{user.userid}!{name}")
 
 
 # Groups and realms ---------------------------------------------------------------------------

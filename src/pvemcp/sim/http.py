@@ -140,7 +140,8 @@ async def serve(
     """
     secure = uds is None if tls is None else tls
     with TemporaryDirectory(prefix="pvemcp-sim-") as folder:
-        certificates = make_certificates(Path(folder), names=tuple(world.nodes)) if secure else None
+        names = dict.fromkeys((*world.nodes, host))
+        certificates = make_certificates(Path(folder), names=tuple(names)) if secure else None
         listener = _unix_listener(uds) if uds else _tcp_listener(host, port)
         running = _running(listener, uds=uds or "", host=host, certificates=certificates)
         state = ServerState()

@@ -124,6 +124,21 @@ class Access:
             del self.acl[path]
         self.forget()
 
+    def forget_holder(self, kind: Kind, ugid: str) -> None:
+        """Drop every entry of a user, group or token that is gone."""
+        for path in list(self.acl):
+            self.acl[path].pop((kind, ugid), None)
+            if not self.acl[path]:
+                del self.acl[path]
+        self.forget()
+
+    def forget_role(self, roleid: str) -> None:
+        """Drop every entry with a role that is gone."""
+        for path in list(self.acl):
+            for kind, ugid in list(self.acl[path]):
+                self.revoke(path, ugid, roleid, kind=kind)
+        self.forget()
+
     def allows(
         self, who: Identity, path: str, privileges: Collection[str], *, any_of: bool = False
     ) -> bool:

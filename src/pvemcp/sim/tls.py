@@ -30,7 +30,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path, *, names: Sequence[str]) -> Certificates:
-    """Write a fresh CA and a server certificate for loopback and the names of the nodes."""
+    """Write a fresh CA and a server certificate for loopback and these names or addresses."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _authority(ca_key)
     leaf = _leaf(key, ca, ca_key, names)
@@ -85,6 +85,13 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
+def _named(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pvemcp simulator CA")])
     public = key.public_key()
@@ -105,15 +112,14 @@ def _leaf(
     names: Sequence[str],
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    loopback = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")]
-    hosts = [x509.DNSName(name) for name in ("localhost", *names)]
+    given = ("127.0.0.1", "::1", "localhost", *names)
     issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     return (
         _builder(subject, ca.subject)
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.SubjectAlternativeName([*loopback, *hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_named(one) for one in given]), critical=False)
         .add_extension(
             x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
         )
