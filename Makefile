@@ -4,10 +4,14 @@ WORLD ?= homelab
 PORT ?= 8080
 BIN := .venv/bin
 
-.PHONY: demo test test-host test-bookworm test-trixie test-guests check format bench conformance lock clean
+.PHONY: demo deb test test-host test-bookworm test-trixie test-guests check format bench conformance lock clean
 
 demo: .venv/.runtime
 	@$(BIN)/pvemcp demo --world $(WORLD) --port $(PORT)
+
+# Into dist/, for Debian 12 and 13 alike: make deb ARGS="--arch arm64" for the other architecture.
+deb: .venv/.runtime
+	@$(BIN)/python packaging/deb/build.py $(ARGS)
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest $(ARGS)
@@ -49,7 +53,7 @@ lock: .venv/.dev
 	$(BIN)/uv $(COMPILE) --group dev -o requirements-dev.lock
 
 clean:
-	rm -rf .venv .demo .tools .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv dist .demo .tools .mypy_cache .ruff_cache .pytest_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
