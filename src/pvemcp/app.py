@@ -41,6 +41,7 @@ from pvemcp.listener import (
     until_signal,
 )
 from pvemcp.masking import LogMask, Masker, Secrets
+from pvemcp.metrics import Metrics
 from pvemcp.peer_door import Client, PeerDoor
 from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
@@ -51,6 +52,9 @@ from pvemcp.settings import Settings, require_safe_listen
 from pvemcp.stdin import lines
 from pvemcp.store import Store
 from pvemcp.tls import own_certificate, server_context, validity
+from pvemcp.tools.registry import BY_NAME
+from pvemcp.watch.clock import Clock
+from pvemcp.watch.probes import OPEN
 from pvemcp.watch.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -89,17 +93,30 @@ def compose(
     default: ApiToken | None,
     journal: TextIO | None = None,
     executor: Executor | None = None,
+    clock: Clock | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
     `default` is the PVE token of grants that carry none of their own, if there is one; `journal`
-    gets a JSON line of every call; `executor` runs commands, instead of what the settings ask for.
+    gets a JSON line of every call; `executor` runs commands, instead of what the settings ask for;
+    `clock` is the time of day of its upkeep.
     """
     secrets = held(store, *([default.secret] if default else []))
     _mask_log(secrets)
-    audit = Audit(store, journal, secrets.known)
+    metrics = Metrics(BY_NAME)
+    audit = Audit(store, journal, secrets.known, metrics.observe)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    upkeep = Upkeep(settings, grants)
+    upkeep = Upkeep(
+        settings,
+        store=store,
+        grants=grants,
+        pve=pve,
+        audit=audit,
+        metrics=metrics,
+        executor=host.executor,
+        token=default,
+        clock=clock or Clock(),
+    )
     service = Service(
         pve,
         host,
@@ -126,6 +143,8 @@ def compose(
         grants.authenticate,
         default_token=default,
         refused=Alive(pve.transport).refused,
+        open_paths=OPEN,
+        turned_away=upkeep.turned_away,
     )
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)

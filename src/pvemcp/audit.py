@@ -70,10 +70,22 @@ class Entry:
 class Audit:
     """Writes calls down. `journal` gets one JSON line a call (None: no lines).
 
-    `known` masks the values that are known to be secret; the default knows none.
+    `known` masks the values that are known to be secret; the default knows none. `observe` is told
+    of every closed call.
     """
 
-    def __init__(self, store: Store, journal: TextIO | None, known: Known = str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: TextIO | None,
+        known: Known = str,
+        observe: Callable[[Call], None] = lambda _: None,
+    ) -> None:
+        self.trouble = ""
+        """Why the last row could not be written; empty when it was."""
+        self.lost = 0
+        """Calls without a row."""
+        self._observe = observe
         self._store = store
         self._known = known
         self._journal = journal
@@ -90,7 +102,9 @@ class Audit:
         """
         try:
             self._store.write(_INSERT, self._values(call))
+            self.trouble = ""
         except Fault as fault:
+            self.trouble = fault.message
             raise Unavailable(
                 f"Refused before anything was changed: the audit cannot be written. "
                 f"{fault.message}",
@@ -102,9 +116,13 @@ class Audit:
         values = self._values(call)
         try:
             self._store.write(_UPSERT, values)
+            self.trouble = ""
         except Fault as fault:
+            self.trouble = fault.message
+            self.lost += 1
             log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
         self._write_line(call, values)
+        self._observe(call)
 
     def rows(
         self, since: float | None = None, client: str | None = None, limit: int = 100

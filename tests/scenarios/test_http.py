@@ -28,6 +28,7 @@ from pvemcp.host.executor import Executor
 from pvemcp.listener import Running, bind, start
 from pvemcp.settings import Settings
 from pvemcp.sim.tls import make_certificates
+from pvemcp.watch.clock import Clock
 from tests.scenarios.rig import ERAS, Caller, Rig, rig
 from tests.scenarios.test_guests import a_guest
 from tests.unit.test_retention import fill, ids
@@ -88,6 +89,7 @@ async def web(
     http: type[Connection] = Connection,
     executor: Executor | None = None,
     default: tuple[str, str] | None = ("", ""),
+    clock: Clock | None = None,
     **changes: Any,
 ) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
@@ -103,6 +105,7 @@ async def web(
             pve=r.pve,
             default=ApiToken(*(default if any(default) else r.world.token())) if default else None,
             executor=executor or r.executor,
+            clock=clock,
         )
         async with start(app, settings, http) as running:
             yield Web(r, grants, now, running, running.url, secret)

@@ -32,7 +32,9 @@ _HOW = (
 class BearerAuth:
     """ASGI middleware that lets only holders of a grant through.
 
-    It guards every HTTP path of `app` except `open_paths`; WebSockets are refused. The app finds
+    It guards every HTTP path of `app`; to `open_paths` one may also come with no secret at all.
+    WebSockets are refused. `refused` is told the reason and the address of who is not let in. The
+    app finds
     the caller in `scope["pvemcp.principal"]`, and in `scope["user"]` and `scope["auth"]` for the
     MCP SDK, which ties a session to the grant that opened it. The client's address is the one of
     the connection: X-Forwarded-For is not believed.
@@ -46,6 +48,7 @@ class BearerAuth:
         default_token: ApiToken | None,
         refused: Callable[[ApiToken], Awaitable[bool]] | None = None,
         open_paths: frozenset[str] = frozenset(),
+        turned_away: Callable[[str, str], None] = lambda _error, _address: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -53,24 +56,28 @@ class BearerAuth:
         self._default_token = default_token
         self._refused = refused
         self._open_paths = open_paths
+        self._turned_away = turned_away
         self._attempts = Attempts(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["type"] != "http" or scope["path"] in self._open_paths:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         outcome = await self._admit(scope)
+        if outcome is _ABSENT and scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
         if isinstance(outcome, _Refusal):
+            self._turned_away(outcome.error, _address(scope))
             await _refuse(send, outcome)
             return
         await self._app(outcome, receive, send)
 
     async def _admit(self, scope: Scope) -> Scope | _Refusal:
-        client = scope.get("client")
-        address = str(client[0]) if client else ""
+        address = _address(scope)
         secret = _secret(scope)
         if isinstance(secret, _Refusal):
             return secret
@@ -109,6 +116,11 @@ class BearerAuth:
             "user": AuthenticatedUser(access),
             "auth": AuthCredentials(scopes),
         }
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pvemcp.errors import Unavailable
+from pvemcp.errors import Invalid, Unavailable
 from pvemcp.host.frames import Link
 
 INSTALL = "apt install pvemcp on that host; then: systemctl enable --now pvemcp-helper.socket"
@@ -63,6 +63,17 @@ class Helper:
         await link.send_object("R", request)
         return link
 
+    async def alive(self) -> None:
+        """Ask what the helper must refuse. Raises Unavailable when no answer comes."""
+        link = await self.open({"do": "nothing"})
+        try:
+            if await link.receive() is None:
+                raise Unavailable("the helper closed the connection without an answer")
+        except Invalid:
+            return
+        finally:
+            link.close()
+
     async def allowed(self) -> str:
         """Read exec.toml; everybody may."""
         try:
@@ -83,6 +94,7 @@ class Nowhere:
     node = ""
 
     def __init__(self, reason: str, hint: str) -> None:
+        self.reason = reason
         self._fault = Unavailable(f"commands cannot be run: {reason}", hint=hint)
 
     async def ready(self) -> None:

@@ -41,6 +41,8 @@ class Reply:
     reason: str
     body: bytes = field(repr=False)
     content_type: str = ""
+    date: str = ""
+    """PVE's own time, as it stands in the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ class Transport:
                 reason=_text(response.reason or ""),
                 body=await _read(response),
                 content_type=response.headers.get("Content-Type", ""),
+                date=response.headers.get("Date", ""),
             )
 
     def _open(self) -> aiohttp.ClientSession:

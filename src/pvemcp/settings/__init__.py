@@ -231,6 +231,12 @@ class Settings:
         values.integer(60, 7 * 86_400),
         "Seconds without a request after which a session ends (60 to 604800).",
     )
+    metrics_listen: str = _setting(
+        "",
+        values.loopback,
+        "Address and port on loopback, such as `127.0.0.1:9418`, where `/metrics` answers without "
+        "a grant. Without it they are at `/metrics` of the service, for holders of a grant.",
+    )
     log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
     source: Path | None = field(default=None, repr=False)
     """The settings file that was read, which may hold the secret. Not itself a setting."""

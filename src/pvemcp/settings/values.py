@@ -31,12 +31,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def split_listen(text: str) -> tuple[str, int]:
+def split_listen(text: str, name: str = "listen") -> tuple[str, int]:
     """Split HOST:PORT or [IPV6]:PORT; the host comes without brackets."""
     match = _LISTEN.fullmatch(text)
     if not match or int(match[3]) > 65535:
         raise wrong(
-            "listen",
+            name,
             f"{text!r} is not HOST:PORT.",
             "For example 127.0.0.1:8080, [::1]:8080, or 0.0.0.0:8080 for every address.",
         )
@@ -173,6 +173,19 @@ def fingerprint(name: str, value: Any) -> str:
             "Read it on the host with: pvenode cert info. Or let pvemcp doctor show it.",
         )
     return colons
+
+
+def loopback(name: str, value: Any) -> str:
+    """Read HOST:PORT of this machine alone; empty is none."""
+    text = words(name, value)
+    if text and not is_loopback(split_listen(text, name)[0]):
+        raise wrong(
+            name,
+            f"{text} is reachable from other machines.",
+            "Name a port of 127.0.0.1 or [::1]; from elsewhere, ask the service itself, with a "
+            "grant.",
+        )
+    return text
 
 
 def listen(name: str, value: Any) -> str:

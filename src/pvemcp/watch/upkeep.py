@@ -1,12 +1,12 @@
-"""What runs beside the calls: limits and sessions, and the loop that looks after them."""
+"""What runs beside the calls: limits and sessions, readiness and metrics, and who is told."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mcp.server.lowlevel import Server
@@ -16,9 +16,20 @@ from pvemcp.access.grants import Grants
 from pvemcp.access.limits import Gate
 from pvemcp.access.presence import Presence
 from pvemcp.access.sessions import Sessions
+from pvemcp.audit import Audit
+from pvemcp.call import ApiToken
 from pvemcp.errors import Fault
+from pvemcp.host.executor import Executor
+from pvemcp.metrics import Metrics
+from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
+from pvemcp.store import Store
 from pvemcp.watch import control
+from pvemcp.watch.clock import Clock
+from pvemcp.watch.exposition import Exposition
+from pvemcp.watch.figures import listening
+from pvemcp.watch.probes import Figures, Probes
+from pvemcp.watch.readiness import Readiness
 
 logger = logging.getLogger(__name__)
 
@@ -27,28 +38,61 @@ EVERY = 2.0
 
 
 class Upkeep:
-    """The parts of one service that look after it."""
+    """The parts of one service that look after it. `token` is the configured PVE token."""
 
-    def __init__(self, settings: Settings, grants: Grants) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store,
+        grants: Grants,
+        pve: PveClient,
+        audit: Audit,
+        metrics: Metrics,
+        executor: Executor,
+        token: ApiToken,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._grants = grants
+        self._metrics = metrics
+        self._presence: Presence | None = None
         self.gate = Gate(settings)
         self.sessions = Sessions(settings)
-        self._grants = grants
-        self._folder: Path = settings.state_dir
-        self._presence: Presence | None = None
+        self.clock = clock
+        self.readiness = Readiness(
+            settings,
+            store=store,
+            audit=audit,
+            pve=pve,
+            executor=executor,
+            token=token,
+            clock=self.clock,
+        )
+        self.sent: Counter[str] = Counter()
+        self._exposition = Exposition(settings, metrics, self.gate, self.sessions, audit, self.sent)
 
     def guard(self, app: ASGIApp, server: Server[Any]) -> ASGIApp:
         """Return the application behind the limits; `server` is the MCP server in it."""
         self._presence = Presence(app, self.gate, self.sessions)
         server.middleware.append(self._presence.note)
-        return self._presence
+        return Probes(self._presence, self.readiness.look, self._exposition.text)
+
+    def refused(self, reason: str, address: str) -> None:
+        """Note a request that was not let in."""
+        self._metrics.refuse(reason, address)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look after the service until the end of the block."""
         orders = {"sessions": self._list, "end": self._end}
+        figures = Figures(self.readiness.look, self._exposition.text)
         looking = asyncio.create_task(self._look())
         try:
-            async with control.serve(self._folder, orders):
+            async with (
+                control.serve(self._settings.state_dir, orders),
+                listening(self._settings.metrics_listen, figures),
+            ):
                 yield
         finally:
             looking.cancel()
