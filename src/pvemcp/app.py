@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -55,7 +56,7 @@ from pvemcp.tls import own_certificate, server_context, validity
 from pvemcp.tools.registry import BY_NAME
 from pvemcp.watch.clock import Clock
 from pvemcp.watch.probes import OPEN
-from pvemcp.watch.upkeep import Upkeep
+from pvemcp.watch.upkeep import Upkeep, Watched
 
 if TYPE_CHECKING:
     from anyio import AsyncFile
@@ -106,17 +107,8 @@ def compose(
     metrics = Metrics(BY_NAME)
     audit = Audit(store, journal, secrets.known, metrics.observe)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    upkeep = Upkeep(
-        settings,
-        store=store,
-        grants=grants,
-        pve=pve,
-        audit=audit,
-        metrics=metrics,
-        executor=host.executor,
-        token=default,
-        clock=clock or Clock(),
-    )
+    watched = Watched(store, grants, pve, audit, metrics, host.executor, default)
+    upkeep = Upkeep(settings, watched, clock or Clock())
     service = Service(
         pve,
         host,
@@ -127,15 +119,7 @@ def compose(
         settings.result_limit,
     )
     server, listen = build(service)
-    mcp = server.streamable_http_app(
-        streamable_http_path="/mcp",
-        max_request_body_size=settings.body_limit,
-        max_sessions=settings.sessions,
-        session_idle_timeout=settings.session_idle,
-        # HostCheck does it, with an answer that says what to set.
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-    )
-    mcp.add_exception_handler(404, _not_found)
+    mcp = _mcp_over_http(server, settings)
     door = _door(settings, grants, default, service)
     _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), door.run)
     guarded = BearerAuth(
@@ -155,6 +139,19 @@ def _principal_of_request(ctx: Context) -> Principal:
     if not isinstance(principal, Principal):
         raise TypeError("a request passed the door without a principal")
     return principal
+
+
+def _mcp_over_http(server: Server[Any], settings: Settings) -> Starlette:
+    mcp = server.streamable_http_app(
+        streamable_http_path="/mcp",
+        max_request_body_size=settings.body_limit,
+        max_sessions=settings.sessions,
+        session_idle_timeout=settings.session_idle,
+        # HostCheck does it, with an answer that says what to set.
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+    mcp.add_exception_handler(404, _not_found)
+    return mcp
 
 
 async def _not_found(request: Request, _: Exception) -> Response:

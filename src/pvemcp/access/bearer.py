@@ -33,11 +33,10 @@ class BearerAuth:
     """ASGI middleware that lets only holders of a grant through.
 
     It guards every HTTP path of `app`; to `open_paths` one may also come with no secret at all.
-    WebSockets are refused. `refused` is told the reason and the address of who is not let in. The
-    app finds
-    the caller in `scope["pvemcp.principal"]`, and in `scope["user"]` and `scope["auth"]` for the
-    MCP SDK, which ties a session to the grant that opened it. The client's address is the one of
-    the connection: X-Forwarded-For is not believed.
+    WebSockets are refused. `turned_away` is told the reason and the address of who is not let in.
+    The app finds the caller in `scope["pvemcp.principal"]`, and in `scope["user"]` and
+    `scope["auth"]` for the MCP SDK, which ties a session to the grant that opened it. The client's
+    address is the one of the connection: X-Forwarded-For is not believed.
     """
 
     def __init__(

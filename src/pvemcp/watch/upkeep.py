@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcp.server.lowlevel import Server
@@ -37,40 +38,43 @@ EVERY = 2.0
 """Seconds between two looks whether the grants of those who are connected still hold."""
 
 
-class Upkeep:
-    """The parts of one service that look after it. `token` is the configured PVE token."""
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The parts of a service that are looked after. `token` is the configured PVE token."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        store: Store,
-        grants: Grants,
-        pve: PveClient,
-        audit: Audit,
-        metrics: Metrics,
-        executor: Executor,
-        token: ApiToken,
-        clock: Clock,
-    ) -> None:
+    store: Store
+    grants: Grants
+    pve: PveClient
+    audit: Audit
+    metrics: Metrics
+    executor: Executor
+    token: ApiToken | None
+
+
+class Upkeep:
+    """What looks after one service."""
+
+    def __init__(self, settings: Settings, watched: Watched, clock: Clock) -> None:
         self._settings = settings
-        self._grants = grants
-        self._metrics = metrics
+        self._grants = watched.grants
+        self._metrics = watched.metrics
         self._presence: Presence | None = None
         self.gate = Gate(settings)
         self.sessions = Sessions(settings)
         self.clock = clock
         self.readiness = Readiness(
             settings,
-            store=store,
-            audit=audit,
-            pve=pve,
-            executor=executor,
-            token=token,
-            clock=self.clock,
+            store=watched.store,
+            audit=watched.audit,
+            pve=watched.pve,
+            executor=watched.executor,
+            token=watched.token,
+            clock=clock,
         )
         self.sent: Counter[str] = Counter()
-        self._exposition = Exposition(settings, metrics, self.gate, self.sessions, audit, self.sent)
+        self._exposition = Exposition(
+            settings, self._metrics, self.gate, self.sessions, watched.audit, self.sent
+        )
 
     def guard(self, app: ASGIApp, server: Server[Any]) -> ASGIApp:
         """Return the application behind the limits; `server` is the MCP server in it."""
@@ -78,7 +82,7 @@ class Upkeep:
         server.middleware.append(self._presence.note)
         return Probes(self._presence, self.readiness.look, self._exposition.text)
 
-    def refused(self, reason: str, address: str) -> None:
+    def turned_away(self, reason: str, address: str) -> None:
         """Note a request that was not let in."""
         self._metrics.refuse(reason, address)
 
