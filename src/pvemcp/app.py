@@ -250,7 +250,7 @@ def serve(settings: Settings) -> int:
         )
         with bind(settings) as bound:
             logger.info("MCP at %s", mcp_url(settings, bound))
-            asyncio.run(run_http(app, settings, bound))
+            asyncio.run(run_http(app, settings, bound, store.read))
     return 0
 
 

@@ -18,6 +18,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp
 
+from pvemcp import systemd
 from pvemcp.connect import service_url
 from pvemcp.connections import Connection, listening_socket
 from pvemcp.errors import Misconfigured
@@ -54,6 +55,11 @@ class _Uvicorn(uvicorn.Server):
         if self._certificate:
             self._watching = asyncio.create_task(self._certificate.watch())
         self.ready.set()
+
+    async def is_ready(self) -> bool:
+        """Wait until it listens; False when it could not start."""
+        await self.ready.wait()
+        return self.started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -131,16 +137,27 @@ async def start(
             await running.stop()
 
 
-async def run_http(app: App, settings: Settings, bound: socket.socket) -> None:
-    """Serve until a signal of `on_signal`; a second one does not wait for calls under way."""
+async def run_http(
+    app: App,
+    settings: Settings,
+    bound: socket.socket,
+    check: Callable[[], object] = lambda: None,
+) -> None:
+    """Serve until a signal of `on_signal`; a second one does not wait for calls under way.
+
+    systemd is told, and its watchdog fed while `check` raises no Fault.
+    """
     server = _Uvicorn(app, settings)
 
     def end() -> None:
+        systemd.notify("STOPPING=1")
         server.force_exit = server.should_exit
         server.should_exit = True
 
     on_signal(end)
-    await server.serve([bound])
+    status = f"MCP at {mcp_url(settings, bound)}"
+    async with systemd.told(server.is_ready, check, status=status):
+        await server.serve([bound])
 
 
 def on_signal(end: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import shlex
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -140,6 +140,13 @@ class Store:
         """Return a number that changes whenever another connection has committed something."""
         with translated(self.path):
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def read(self) -> None:
+        """Read the file anew: what this connection holds in memory would be answered without it."""
+        with translated(self.path):
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000)) as db:
+                db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
     def version(self) -> tuple[int, int]:
         """Return what also changes after an `insert` of this connection."""

@@ -107,3 +107,11 @@ def test_a_full_disk_is_unavailable_not_a_crash(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="Make room"):
             store.write("INSERT INTO key VALUES ('big', zeroblob(100000))")
         assert store.check() == "ok"
+
+
+def test_reading_anew_sees_that_the_file_has_gone(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.read()
+        store.path.unlink()
+        with pytest.raises(Unavailable):
+            store.read()
