@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 MAINTAINER = "The pvemcp authors <pvemcp@pvemcp.invalid>"
 LIBRARY = "usr/lib/pvemcp"
 UNITS = "usr/lib/systemd/system"
+MONITORING = "usr/share/pvemcp/monitoring"
 ROOT_SIDE = ("host/helper.py", "host/inside.py", "host/jobs.py", "host/guest.py")
 """What root runs besides what a unit names: files of their own, which import nothing of ours."""
 _NAMED = re.compile(r"/usr/lib/pvemcp/(\w+\.py)")
@@ -59,7 +60,8 @@ def lay_out(source: Path, libraries: Path, root: Path, version: str, epoch: int)
     for place, name in _LAUNCHED.items():
         _copy(HERE / name, root / place)
     packaging = source / "packaging"
-    for folder, place in {"systemd": UNITS, "sysusers.d": "usr/lib/sysusers.d"}.items():
+    places = {"systemd": UNITS, "sysusers.d": "usr/lib/sysusers.d", "monitoring": MONITORING}
+    for folder, place in places.items():
         shutil.copytree(packaging / folder, root / place)
     _copy(packaging / "tmpfiles.d/pvemcp.conf", root / "usr/lib/tmpfiles.d/pvemcp.conf")
     for path in _root_side(source):

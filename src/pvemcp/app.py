@@ -107,7 +107,7 @@ def compose(
     metrics = Metrics(BY_NAME)
     audit = Audit(store, journal, secrets.known, metrics.observe)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    watched = Watched(store, grants, pve, audit, metrics, host.executor, default)
+    watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
     service = Service(
         pve,

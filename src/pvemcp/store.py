@@ -64,6 +64,19 @@ MIGRATIONS = (
     ALTER TABLE grants ADD COLUMN previous_hash BLOB;  -- the secret before the last rotation
     ALTER TABLE grants ADD COLUMN previous_until REAL; -- until when it holds
     """,
+    """
+    CREATE TABLE alerts (              -- what is wrong, and whether somebody was told
+        key TEXT PRIMARY KEY,
+        severity TEXT NOT NULL,
+        title TEXT NOT NULL,
+        text TEXT NOT NULL,
+        since REAL NOT NULL,
+        told REAL,
+        gone REAL,
+        passing INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""
 

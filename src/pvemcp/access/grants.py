@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SECRET_PREFIX = "pvemcp_"  # noqa: S105 - lets secret scanners recognise a leaked one
 SECRET_FORMAT = re.compile(r"pvemcp_[A-Za-z0-9_-]{43}")
 NAME_FORMAT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SOON, ENDING = 14 * 86400.0, 0.2
+"""Seconds before its end, and the last part of its life, in which a grant should be replaced."""
 LAST_USED_EVERY = 60.0
 """Seconds between two writes of a grant's last use."""
 _COLUMNS = "id, name, ceiling, created, expires, last_used, token_id, token_secret"
@@ -52,6 +54,13 @@ class Grant:
     def token_id(self) -> str:
         """`USER@REALM!NAME` of the grant's own PVE token, or empty."""
         return self.token.id if self.token else ""
+
+    def ends_soon(self, now: float) -> bool:
+        """Whether most of its life is over: one that was made for a day is not worth a word."""
+        if self.expires is None or self.has_expired(now):
+            return False
+        left, life = self.expires - now, self.expires - self.created
+        return left < SOON and left < ENDING * life
 
     def has_expired(self, now: float) -> bool:
         """Whether the grant is past its time."""

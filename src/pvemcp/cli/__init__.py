@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pvemcp import __version__
+from pvemcp.cli.alert import alert
 from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
@@ -41,7 +42,7 @@ def commands(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, stdio, demo, simulate, setup, client, grant, sessions):
+for command in (serve, stdio, demo, simulate, setup, client, grant, sessions, alert):
     commands.add_command(command)
 for command in (audit, backup, doctor, connect):
     commands.add_command(command)

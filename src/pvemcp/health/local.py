@@ -21,8 +21,6 @@ from pvemcp.store import Store
 from pvemcp.tls import own_certificate, server_context
 
 ANSWER_SECONDS = 3.0
-ENDING = 0.2
-"""The last part of a grant's life, in which it should be replaced."""
 
 
 def check_settings(settings: Settings, grants: list[Grant]) -> Iterator[Check]:
@@ -88,7 +86,7 @@ def _modes(folder: Path) -> Iterator[Check]:
 def _grants(grants: list[Grant], now: float) -> Iterator[Check]:
     make = "pvemcp grant create NAME --ceiling read"
     expired = [grant.name for grant in grants if grant.has_expired(now)]
-    soon = [grant.name for grant in grants if _ends_soon(grant, now)]
+    soon = [grant.name for grant in grants if grant.ends_soon(now)]
     if len(expired) == len(grants):
         yield warning(
             "grants", "nobody can log in over HTTP: no grant is valid", f"Make one: {make}"
@@ -101,14 +99,6 @@ def _grants(grants: list[Grant], now: float) -> Iterator[Check]:
     if soon:
         names = ", ".join(soon)
         yield warning("grants", f"expire within {SOON.days} days: {names}", f"Replace them: {make}")
-
-
-def _ends_soon(grant: Grant, now: float) -> bool:
-    """Whether most of its life is over: one that was made for a day is not worth a warning."""
-    if grant.expires is None or grant.has_expired(now):
-        return False
-    left, life = grant.expires - now, grant.expires - grant.created
-    return left < SOON.total_seconds() and left < ENDING * life
 
 
 def check_certificate(settings: Settings) -> Iterator[Check]:

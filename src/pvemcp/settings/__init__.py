@@ -237,6 +237,28 @@ class Settings:
         "Address and port on loopback, such as `127.0.0.1:9418`, where `/metrics` answers without "
         "a grant. Without it they are at `/metrics` of the service, for holders of a grant.",
     )
+    alert_mail: bool = _setting(
+        True,  # noqa: FBT003 - a fact
+        values.switch,
+        "Whether alerts go to root by mail, and so to PVE's notification targets; needs the "
+        "helper of the package.",
+    )
+    alert_webhook: str = _setting(
+        "",
+        values.webhook,
+        "https URL to which alerts are posted as JSON; it is treated as a secret.",
+        hidden=True,
+    )
+    alert_webhook_header_file: Path | None = _setting(
+        None,
+        values.path,
+        "File with one header line for it, such as `Authorization: Bearer …` (mode 0600 or 0640).",
+    )
+    alert_after: int = _setting(
+        120,
+        values.integer(1, 86_400),
+        "Seconds that a check of `/readyz` must fail before somebody is told.",
+    )
     log_level: str = _setting("info", values.level, "One of debug, info, warning, error.")
     source: Path | None = field(default=None, repr=False)
     """The settings file that was read, which may hold the secret. Not itself a setting."""
@@ -292,7 +314,7 @@ class Settings:
                 type=_TYPES[str(item.type)],
                 default=", ".join(item.default)
                 if isinstance(item.default, tuple)
-                else str(item.default or ""),
+                else str(item.default or "").replace("True", "true"),
                 help=item.metadata["help"],
             )
 
@@ -300,6 +322,7 @@ class Settings:
 _TYPES = {
     "str": "text",
     "int": "integer",
+    "bool": "true or false",
     "Path": "path",
     "Path | None": "path",
     "tuple[str, ...]": "list of text",

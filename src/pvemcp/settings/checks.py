@@ -81,7 +81,7 @@ def read_files(settings: Settings) -> str:
             raise wrong(name, f"{path} {problem}.", "Correct the path or its permissions.")
         if path and path.is_dir():
             raise wrong(name, f"{path} is a folder.", "Name the file in it.")
-    for name in ("tls_key", "ssh_key_path"):
+    for name in ("tls_key", "ssh_key_path", "alert_webhook_header_file"):
         if path := getattr(settings, name):
             refuse_open_file(name, path)
     if not settings.pve_token_secret_file:

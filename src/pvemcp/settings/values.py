@@ -96,6 +96,32 @@ def integer(low: int, high: int) -> Callable[[str, Any], int]:
     return parse
 
 
+def switch(name: str, value: Any) -> bool:
+    """Read true or false; in the environment also on, off, yes, no, 1, 0."""
+    if isinstance(value, bool):
+        return value
+    word = words(name, value).lower()
+    if word not in (*_ON, *_OFF):
+        raise wrong(name, f"{value!r} is neither true nor false.", f"Write {name} = true.")
+    return word in _ON
+
+
+_ON, _OFF = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
+
+
+def webhook(name: str, value: Any) -> str:
+    """Read an https URL; plain http only to this machine. It may be a secret: it is not shown."""
+    text = words(name, value)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    if text and not (host and (parts.scheme == "https" or is_loopback(host))):
+        raise wrong(name, "is not an https URL.", "Write it as https://hooks.example.org/….")
+    return text
+
+
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Read a list of host names, each with or without a port."""
     parts = value.split(",") if isinstance(value, str) else value

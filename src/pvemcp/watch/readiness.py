@@ -101,9 +101,9 @@ class Readiness:
         self._looking: asyncio.Task[Report] | None = None
         self._helper: tuple[float, Said] | None = None
 
-    async def look(self) -> Report:
+    async def look(self, fresh: float = FRESH) -> Report:
         """Return what was found within the last seconds, or look."""
-        if self._last is not None and time.monotonic() - self._last[0] < FRESH:
+        if self._last is not None and time.monotonic() - self._last[0] < min(fresh, FRESH):
             return self._last[1]
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())

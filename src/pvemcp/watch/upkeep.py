@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mcp.server.lowlevel import Server
@@ -26,14 +26,22 @@ from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 from pvemcp.watch import control
+from pvemcp.watch.alerts import Alerts
+from pvemcp.watch.channels import channels
 from pvemcp.watch.clock import Clock
 from pvemcp.watch.exposition import Exposition
 from pvemcp.watch.figures import listening
+from pvemcp.watch.lookout import Lookout
 from pvemcp.watch.probes import Figures, Probes
+from pvemcp.watch.process import noted
 from pvemcp.watch.readiness import Readiness
 
 logger = logging.getLogger(__name__)
 
+UNCLEAN = (
+    "The process before this one was ended without notice (killed, a crash, the watchdog, or a "
+    "power cut). The service runs again; calls that it cut short are unfinished in the audit."
+)
 EVERY = 2.0
 """Seconds between two looks whether the grants of those who are connected still hold."""
 
@@ -49,6 +57,8 @@ class Watched:
     metrics: Metrics
     executor: Executor
     token: ApiToken | None
+    mask: Callable[[str], str] = str
+    """Hides secrets in what is told."""
 
 
 class Upkeep:
@@ -72,6 +82,20 @@ class Upkeep:
             clock=clock,
         )
         self.sent: Counter[str] = Counter()
+        self.alerts = Alerts(
+            watched.store,
+            channels(settings, watched.executor),
+            sent=self.sent,
+            mask=watched.mask,
+        )
+        self._lookout = Lookout(
+            settings,
+            readiness=self.readiness,
+            alerts=self.alerts,
+            grants=watched.grants,
+            clock=clock,
+        )
+        self._store = watched.store
         self._exposition = Exposition(
             settings, self._metrics, self.gate, self.sessions, watched.audit, self.sent
         )
@@ -85,21 +109,37 @@ class Upkeep:
     def turned_away(self, reason: str, address: str) -> None:
         """Note a request that was not let in."""
         self._metrics.refuse(reason, address)
+        self._lookout.turned_away(reason, address)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look after the service until the end of the block."""
-        orders = {"sessions": self._list, "end": self._end}
+        orders = {
+            "sessions": self._list,
+            "end": self._end,
+            "alerts": self._list_alerts,
+            "alert-test": self._test_alert,
+        }
         figures = Figures(self.readiness.look, self._exposition.text)
-        looking = asyncio.create_task(self._look())
+        running = [asyncio.create_task(each) for each in (self._look(), self._lookout.run())]
         try:
-            async with (
-                control.serve(self._settings.state_dir, orders),
-                listening(self._settings.metrics_listen, figures),
-            ):
-                yield
+            with noted(self._store, self.clock.now()) as unclean:
+                if unclean:
+                    self._lookout.restarted(UNCLEAN)
+                async with (
+                    control.serve(self._settings.state_dir, orders),
+                    listening(self._settings.metrics_listen, figures),
+                ):
+                    yield
         finally:
-            looking.cancel()
+            for task in running:
+                task.cancel()
+
+    async def _list_alerts(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
+        return [asdict(entry) for entry in self.alerts.entries]
+
+    async def _test_alert(self, _: Mapping[str, Any]) -> dict[str, str]:
+        return await self.alerts.test(self.clock.now())
 
     async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
         return [session.as_dict() for session in self.sessions.list()]
