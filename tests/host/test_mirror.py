@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from pvemcp.setup.certificate import self_signed
 from tests.host.images import HostFault
-from tests.host.served import Served, said_by
+from tests.host.served import PORT, Served, said_by
 from tests.host.waiting import until
+from tests.scenarios.rig import ERAS
 from tests.unit.certificates import certificate
 
 UNIT = "pvemcp-mirror.service"
@@ -121,6 +125,41 @@ def test_pmxcfs_may_go_and_come_back_and_the_mirror_may_start_anew(pve: Served) 
     until(lambda: shown(pve, "clients.json") == '{"under": 1}', "the mount's end seen inside")
     machine.copy_in(b"{}", CLIENTS, mode=0o600)
     until(lambda: shown(pve, "clients.json") == "{}", "the copy of the first content")
+
+
+Pair = tuple[bytes, bytes]
+
+
+def renew(pve: Served, pair: Pair) -> None:
+    """Give the node a certificate, and wait until it is shown to the service."""
+    for end, content in zip(("pem", "key"), pair, strict=True):
+        pve.machine.copy_in(content, f"{LOCAL}/pve-ssl.{end}", mode=0o640, owner="root:www-data")
+    until(lambda: pair[0].decode() in shown(pve, "tls.crt"), "the copy of the new certificate")
+
+
+def presents(pve: Served, pair: Pair) -> bool:
+    return ssl.get_server_certificate((pve.machine.address, PORT)) == pair[0].decode()
+
+
+async def test_a_renewed_node_certificate_reaches_clients_and_their_session_stays(
+    pve: Served,
+) -> None:
+    first, second = (self_signed([pve.machine.address]) for _ in range(2))
+    started = ["systemctl", "show", "-P", "ExecMainStartTimestampMonotonic", "pvemcp.service"]
+    renew(pve, first)
+    pve.restart(tls_cert=f"{OUT}/tls.crt", tls_key=f"{OUT}/tls.key")
+    before = pve.machine.run(started).stdout
+    trusting = replace(pve, certificate=(first[0] + second[0]).decode())
+    try:
+        assert presents(pve, first)
+        async with trusting.client(pve.grant("renewing", ceiling="read"), era=ERAS[0]) as client:
+            assert "12 guests" in await client.call("inventory_find")
+            renew(pve, second)
+            until(lambda: presents(pve, second), "the new certificate on new connections")
+            assert "12 guests" in await client.call("inventory_find")
+        assert pve.machine.run(started).stdout == before
+    finally:
+        pve.restart()
 
 
 def test_a_folder_that_is_not_roots_stops_it(pve: Served) -> None:

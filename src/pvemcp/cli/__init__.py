@@ -14,6 +14,7 @@ from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.client import client
+from pvemcp.cli.firewall import firewall
 from pvemcp.cli.grant import grant
 from pvemcp.cli.run import demo, serve, simulate, stdio
 from pvemcp.cli.sessions import sessions
@@ -44,7 +45,7 @@ def commands(context: click.Context, config: Path | None) -> None:
 
 for command in (serve, stdio, demo, simulate, setup, client, grant, sessions, alert):
     commands.add_command(command)
-for command in (audit, backup, doctor, connect):
+for command in (audit, backup, firewall, doctor, connect):
     commands.add_command(command)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pvemcp import connect as connecting
-from pvemcp.cli import words
+from pvemcp.cli import firewall, words
 from pvemcp.cli.authority import authority, trust_notes
 from pvemcp.errors import Misconfigured
 from pvemcp.settings import Settings
@@ -35,7 +35,7 @@ def report(settings: Settings) -> bool:
 
     from pvemcp.health import checks  # noqa: PLC0415 - slow to import
 
-    found = asyncio.run(checks(settings))
+    found = [*asyncio.run(checks(settings)), *firewall.problems(settings)]
     for check in found:
         mark = "FAIL" if not check.ok else "WARN" if check.repair else "ok"
         click.echo(words.printable(f"{mark:4}  {check.name}  {check.message}"))

@@ -14,6 +14,7 @@ import click
 
 from pvemcp.access.grants import Grants
 from pvemcp.cli import admin, words
+from pvemcp.cli.authority import trust_notes
 from pvemcp.connect import claude_code_command, service_url
 from pvemcp.settings import Settings
 from pvemcp.store import Store
@@ -126,7 +127,10 @@ def _add(opened: _Opened, wanted: Any) -> str:
 def show_secret(settings: Settings, secret: str) -> None:
     """Print a secret and what connects Claude Code with it."""
     click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
-    click.echo(f"  {claude_code_command(service_url(settings), secret)}\n")
+    url = service_url(settings)
+    click.echo(f"  {claude_code_command(url, secret)}\n")
+    for note in trust_notes(settings, url, None, claude=True) or ():
+        click.echo(f"{note}\n")
     click.echo("For other clients: pvemcp connect --help")
 
 

@@ -124,8 +124,7 @@ def _apply(made: Setup, place: Place, *, dry_run: bool, yes: bool) -> bool:
     planned = plan.planned(steps, made.records)
     for step, lines in planned:
         click.echo("\n".join([step.name, *(f"  {line}" for line in lines)]))
-    for line in made.kept():
-        click.echo(f"kept as an administrator set it: {line}")
+    _remark(made)
     if not planned:
         click.echo("Nothing to do: everything is as set-up would make it.")
         return not dry_run
@@ -143,6 +142,13 @@ def _apply(made: Setup, place: Place, *, dry_run: bool, yes: bool) -> bool:
                 click.echo("")
                 show_secret(Settings.load(made.settings, {}, files=False), secret)
     return True
+
+
+def _remark(made: Setup) -> None:
+    for line in made.kept():
+        click.echo(f"kept as an administrator set it: {line}")
+    for line in made.warnings():
+        click.echo(f"WARN  {line}")
 
 
 def _check(path: Path) -> int:

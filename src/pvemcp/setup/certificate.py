@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pvemcp.setup.step import Record
 from pvemcp.tls import own_certificate, validity
-from pvemcp.trust import Signer, trust_of
+from pvemcp.trust import trust_of
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -27,7 +27,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class CertificateStep:
-    """There is a certificate for the mirror to show; `names` are how clients reach this host."""
+    """There is a certificate for the mirror to show.
+
+    `names` are how clients may reach this host, the one that they are told first.
+    """
 
     name = "certificate"
 
@@ -79,15 +82,12 @@ class CertificateStep:
         found = []
         if end < dt.datetime.now(dt.UTC) + SOON:
             found.append(f"{chosen} ends on {end:%Y-%m-%d}: renew it")
-        wanted = [name for name in self._names if name not in LOOPBACK]
-        lacking = [name for name in wanted if not trust.covers(name)]
-        if lacking and trust.signer is not Signer.PUBLIC:
+        best = self._names[0]
+        if not trust.covers(best):
             found.append(
-                f"{chosen} was not made for {', '.join(lacking)}: clients must use another name of "
-                f"this host ({', '.join(trust.names)})"
+                f"{chosen} was not made for {best}: clients must use one of its names "
+                f"({', '.join(trust.names) or 'it has none'})"
             )
-        elif wanted and len(lacking) == len(wanted):
-            found.append(f"{chosen} was made for none of {', '.join(wanted)}")
         return found
 
     def _makes(self) -> bool:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pvemcp.access.grants import Grants
 from pvemcp.errors import Conflict, Internal, Missing
+from pvemcp.settings import Settings
+from pvemcp.setup import toml_lines
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, USER_PATH, AccountStep
+from pvemcp.setup.certificate import CertificateStep
 from pvemcp.setup.client_step import PREFIX, ClientStep
 from pvemcp.setup.clients import Clients, Wanted
+from pvemcp.setup.firewall import Firewall, ports_of
+from pvemcp.setup.nft_table import NftTable
 from pvemcp.setup.place import MIRROR, Place, listen_everywhere
 from pvemcp.setup.plan import Records
+from pvemcp.setup.pve_rules import PveRules
+from pvemcp.setup.pvesh import Pvesh
 from pvemcp.setup.roles import RolesStep
 from pvemcp.setup.settings_file import SettingsStep
 from pvemcp.setup.step import Step
@@ -43,7 +50,28 @@ class Setup:
         ]
         if self.client is not None:
             found.append(self.client_step(self.client))
-        return [*found, UnitsStep(self.settings)]
+        return [*found, self._certificate(), self._firewall(), UnitsStep(self.settings)]
+
+    def _certificate(self) -> CertificateStep:
+        return CertificateStep(self.wanted.get("allowed_hosts", ()))
+
+    def _firewall(self) -> Firewall:
+        # Only this machine's own PVE can let somebody in here.
+        pve = PveRules(self.access) if isinstance(self.access, Pvesh) else None
+        return Firewall(self._ports, NftTable(), pve)
+
+    def _ports(self) -> list[int]:
+        """Return the ports of the service as they are set, or will be."""
+        if "listen" in toml_lines.loads(self._written()):
+            return ports_of(Settings.load(self.settings, {}, files=False))
+        return ports_of(replace(Settings(), listen=self.wanted.get("listen", Settings().listen)))
+
+    def _written(self) -> str:
+        return self.settings.read_text("utf-8") if self.settings.exists() else ""
+
+    def warnings(self) -> list[str]:
+        """Return what clients will stumble over."""
+        return self._certificate().warnings()
 
     def client_step(self, wanted: Wanted) -> ClientStep:
         """Return the step that makes a client."""
