@@ -1,4 +1,4 @@
-"""Looks after jobs: `jobs.py list`, `jobs.py read JOB CURSOR` (operations of root's).
+"""Looks after jobs: `jobs.py list`, `jobs.py read JOB CURSOR WAIT` (operations of root's).
 
 A job's folder holds `input` (what inside.py was told) and `log` (its frames; the last tells how it
 ended). `list` also removes jobs that ended a week ago.
@@ -24,6 +24,8 @@ PAGE, CONTEXT = 24 * 1024, 64 * 1024
 """Bytes of a log that are read from a cursor on, and before it."""
 KEPT = 7 * 86400
 """Seconds that an ended job is kept."""
+LOOK_EVERY, ASK_EVERY = 0.1, 1.0
+"""Seconds between two looks at a log, and between two questions to systemd."""
 
 
 def about(place: Path) -> dict[str, Any]:
@@ -83,18 +85,30 @@ def listing() -> list[dict[str, Any]]:
     return rows
 
 
-def read(name: str, cursor: int) -> None:
-    """Write a line of JSON about the job, then whole frames of its log around the cursor."""
+def read(name: str, cursor: int, wait: int) -> None:
+    """Write a line of JSON about the job, then whole frames of its log around the cursor.
+
+    Waits at most `wait` seconds for something beyond the cursor, or the job's end.
+    """
     place = JOBS / name
     if not place.is_dir():
         sys.exit(3)
-    row = {**about(place), "running": bool(_running([name]))}
-    start, end = _around(place / "log", row["size"], cursor)
+    deadline, log = time.monotonic() + wait, place / "log"
+    while True:
+        row = {**about(place), "running": bool(_running([name]))}
+        if row["size"] > cursor or not row["running"] or time.monotonic() >= deadline:
+            break
+        asked = time.monotonic()
+        while time.monotonic() < min(asked + ASK_EVERY, deadline):
+            time.sleep(LOOK_EVERY)
+            if log.exists() and log.stat().st_size > cursor:
+                break
+    start, end = _around(log, row["size"], cursor)
     sys.stdout.buffer.write(json.dumps({**row, "from": start}).encode() + b"\n")
     if row["size"]:
-        with (place / "log").open("rb") as log:
-            log.seek(start)
-            sys.stdout.buffer.write(log.read(end - start))
+        with log.open("rb") as file:
+            file.seek(start)
+            sys.stdout.buffer.write(file.read(end - start))
 
 
 def _around(log: Path, size: int, cursor: int) -> tuple[int, int]:
@@ -118,5 +132,5 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["list"]:
             sys.stdout.write(json.dumps(listing()))
-        case ["read", job, start]:
-            read(job, int(start))
+        case ["read", job, start, seconds]:
+            read(job, int(start), int(seconds))

@@ -22,7 +22,9 @@ from pvemcp.tools.tool import tool
 
 MOST_EACH = 10
 """Running jobs of one grant."""
-LOOK_EVERY = 1.0
+LOOK_EVERY = 0.2
+LONGEST_LOOK = 10
+"""Seconds that one look may wait for output; it holds a place among the host's commands."""
 JobName = Annotated[str, Field(description="from job_start")]
 
 
@@ -142,8 +144,8 @@ async def job_read(
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _page(host: Host, job: str, start: int, *, shown: bool) -> Page:
-    params = {"job": job, "cursor": start}
+async def _page(host: Host, job: str, start: int, *, shown: bool, wait: int = 0) -> Page:
+    params = {"job": job, "cursor": start, "wait": wait}
     ended = await host.operation("job-read", params, raw=True)
     data = b"".join(p.data for p in ended.transcript.since(0, 1 << 20) if p.stream == "stdout")
     if ended.code == 3:
