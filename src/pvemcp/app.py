@@ -20,12 +20,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pvemcp.access import shared
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
 from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import permit
+from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
@@ -43,7 +45,8 @@ from pvemcp.listener import (
 )
 from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.metrics import Metrics
-from pvemcp.peer_door import Client, PeerDoor
+from pvemcp.peers.door import PeerDoor
+from pvemcp.peers.requests import Client, Requests
 from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import keep_within
@@ -120,8 +123,8 @@ def compose(
     )
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
-    door = _door(settings, grants, default, service)
-    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), door.run)
+    beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
+    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), *beside)
     guarded = BearerAuth(
         upkeep.guard(Hangup(mcp), server),
         grants.authenticate,
@@ -159,6 +162,10 @@ async def _not_found(request: Request, _: Exception) -> Response:
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
 
 
+def _shared(settings: Settings, store: Store, grants: Grants) -> Shared:
+    return Shared(store, settings.mirror_dir / shared.FILE, grants.forget)
+
+
 def _door(
     settings: Settings, grants: Grants, default: ApiToken | None, service: Service
 ) -> PeerDoor:
@@ -169,7 +176,7 @@ def _door(
 
     cluster = Cluster(settings.mirror_dir, settings.peer_port)
     audit, limit = service.audit, service.admit
-    return PeerDoor(cluster, service.host, service.pve, audit, client, limit)
+    return PeerDoor(cluster, Requests(service.host, service.pve, audit, client, limit))
 
 
 def _live_with(
@@ -242,6 +249,7 @@ def serve(settings: Settings) -> int:
     _judge_certificate(settings)
     with Store(settings.state_dir) as store:
         grants = Grants(store)
+        _shared(settings, store, grants).look()
         default = default_token(settings, grants.list())
         require_safe_listen(settings, has_grants=bool(grants.list()))
         pve = pve_client(settings)

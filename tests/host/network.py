@@ -59,6 +59,14 @@ def connect(link: str, net: IPv4Network, pid: int) -> None:
     )
 
 
+def join(first: int, second: int, net: IPv4Network, iface: str = "cluster0") -> None:
+    """Join the network namespaces of two processes by a cable of their own."""
+    _batch([f"link add {iface} netns {first} type veth peer name {iface} netns {second}"])
+    for pid, address in ((first, ours(net)), (second, theirs(net))):
+        inside = ("nsenter", f"--net=/proc/{pid}/ns/net")
+        _batch([f"addr add {address}/30 dev {iface}", f"link set {iface} up"], inside)
+
+
 def disconnect(link: str) -> None:
     """Remove the veth, if the kernel has not done so yet."""
     subprocess.run(["ip", "link", "del", link], env=_ENV, capture_output=True, check=False)

@@ -111,6 +111,7 @@ def place(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
         local = "/etc/pve/local"  # as on a node: the mirror shows it to the service
         machine.copy_in(certificate, f"{local}/pve-ssl.pem", mode=0o640)
         machine.copy_in(key, f"{local}/pve-ssl.key", mode=0o640)
+        machine.run(["install", "-d", "-m", "0700", "/etc/pve/priv", "/etc/pve/priv/lock"])
         pve = simulate(machine, machine.address)
         machine.copy_in(pve["password"].encode(), PASSWORD_FILE, mode=0o600)
         yield Place(machine, pve, certificate.decode())

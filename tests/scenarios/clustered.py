@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import ipaddress
 import json
 import socket
@@ -25,16 +26,19 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from mcp import Client
 
-from pvemcp.access.grants import CLUSTER, Grant, Grants
+from pvemcp.access.grants import Grant, Grants, fresh_grant
 from pvemcp.access.held import held
 from pvemcp.access.policy import permit
+from pvemcp.access.shared import SharedClient as SharedFileClient
+from pvemcp.access.shared import SharedClients, take_over
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.runner import Runner
 from pvemcp.masking import Masker
-from pvemcp.peer_door import Client as SharedClient
-from pvemcp.peer_door import PeerDoor
+from pvemcp.peers.door import PeerDoor
+from pvemcp.peers.requests import Client as SharedClient
+from pvemcp.peers.requests import Requests
 from pvemcp.pve.client import PveClient
 from pvemcp.running import Rights, elsewhere
 from pvemcp.server import Service, build
@@ -74,6 +78,7 @@ class Authority:
         *,
         of: str = "",
         names: tuple[str, ...] = (),
+        addresses: tuple[str, ...] = (),
         days: int = 730,
         issuer: Authority | None = None,
     ) -> bytes:
@@ -81,13 +86,14 @@ class Authority:
 
         `of` is whose key it is for, `issuer` who is said to have signed it.
         """
-        loopback = [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", "::1")]
+        places = ("127.0.0.1", "::1", *addresses)
+        ips = [x509.IPAddress(ipaddress.ip_address(each)) for each in places]
         dns = [x509.DNSName(each) for each in (names or ("localhost", node))]
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         extensions: list[x509.ExtensionType] = [
             x509.BasicConstraints(False, None),
             usage,
-            x509.SubjectAlternativeName([*loopback, *dns]),
+            x509.SubjectAlternativeName([*ips, *dns]),
         ]
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{node}.lan")])
         return self._sign(subject, key(of or node), extensions, days=days, issuer=issuer)
@@ -156,7 +162,8 @@ class Node:
             lambda: Masker(secrets),
             elsewhere(self.cluster),
         )
-        self.door = PeerDoor(self.cluster, self.runner, self.pve, self.audited, self._client)
+        requests = Requests(self.runner, self.pve, self.audited, self._client)
+        self.door = PeerDoor(self.cluster, requests)
         self.secrets = secrets
 
     def _client(self, id_: str) -> SharedClient | None:
@@ -211,15 +218,21 @@ class Nodes:
         on: tuple[str, ...] = (),
     ) -> Grant:
         """Make a client that all nodes know, or those `on`."""
-        first, *others = (self.by_name[each] for each in (on or self.by_name))
-        grant, _ = first.grants.create(
-            name, ceiling, token=ApiToken(*(token or self.world.token()))
+        grant = fresh_grant(
+            name, ceiling, expires=None, token=ApiToken(*(token or self.world.token())), now=1.0
         )
-        first.store.write("UPDATE grants SET origin = ?", (CLUSTER,))
-        rows = first.store.rows("SELECT * FROM grants WHERE id = ?", (grant.id,))
-        for node in others:
-            marks = ", ".join("?" * len(rows[0]))
-            node.store.write(f"INSERT INTO grants VALUES ({marks})", rows[0])  # noqa: S608
+        assert grant.token is not None
+        client = SharedFileClient(
+            id=grant.id,
+            name=name,
+            hash=hashlib.sha256(grant.id.encode()).hexdigest(),
+            ceiling=str(ceiling),
+            created=1.0,
+            token_id=grant.token.id,
+            token_secret=grant.token.secret,
+        )
+        for each in on or tuple(self.by_name):
+            take_over(self.by_name[each].store, SharedClients(1, (client,)))
         return grant
 
     async def listening(self, name: str) -> None:

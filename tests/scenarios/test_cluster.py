@@ -8,8 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from pvemcp.access.shared import SharedClients, encode, take_over
 from pvemcp.call import ApiToken, Effect
-from tests.scenarios.clustered import Node, Nodes, is_alive, nodes
+from pvemcp.health.cluster import check_cluster
+from pvemcp.settings import Settings
+from tests.scenarios.clustered import Node, Nodes, is_alive, nodes, put
 from tests.scenarios.rig import Caller, ToolFault
 
 
@@ -138,7 +141,7 @@ async def test_a_revoked_client_is_refused_and_its_command_ended() -> None:
             async with asyncio.timeout(10):
                 while not n["pve2"].executor.running:
                     await asyncio.sleep(0)
-            n["pve2"].grants.revoke("laptop")
+            take_over(n["pve2"].store, SharedClients(2))
             with pytest.raises(ToolFault, match=r"pve2: .*it was revoked"):
                 await running
             await until_ended(n["pve2"].executor.running[0].pid)
@@ -204,3 +207,20 @@ async def test_reading_in_a_container_of_another_node_needs_no_more_than_reading
         path = a_file(node)
         async with other.client(n.share(ceiling=Effect.READ)) as client:
             assert "a file" in await client.call("guest_file_read", guest=vmid, path=path)
+
+
+async def test_doctor_asks_every_node_and_reads_the_shared_clients() -> None:
+    async with nodes(("pve1", "pve2", "pve3")) as n:
+        n.members(offline=("pve3",))
+        settings = Settings(mirror_dir=n["pve1"].mirror, peer_port=n.port)
+        found = {check.name: check for check in await check_cluster(settings)}
+        assert found.keys() == {"node pve2", "node pve3"}
+        assert found["node pve2"].repair == ""
+        assert "offline" in found["node pve3"].message
+        put(n["pve1"].mirror / "clients.json", encode(SharedClients(1)))
+        assert "the same on every node" in (await check_cluster(settings))[0].message
+        put(n["pve1"].mirror / "clients.json", b"")
+        broken = (await check_cluster(settings))[0]
+        assert not broken.ok
+        assert "it is empty; those of before stay in force" in broken.message
+        assert await check_cluster(replace(settings, mirror_dir=n["pve1"].folder)) == []

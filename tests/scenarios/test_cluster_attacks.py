@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from pvemcp.call import Effect
-from pvemcp.errors import Fault
+from pvemcp.errors import Fault, Missing
 from pvemcp.host import identity
 from pvemcp.host.frames import HEADER, Link, fault_of, read_frame
 from pvemcp.host.greeting import Challenge, Hello
 from tests.scenarios.clustered import Authority, Node, Nodes, key, nodes, pem, put
 from tests.scenarios.rig import ToolFault
+from tests.scenarios.unboxed import Unboxed
 
 STRANGER = Authority("stranger")
 COMMAND = {"do": "run", "profile": "read", "shell": "true", "timeout": 10, "call": "0" * 16}
@@ -212,6 +213,41 @@ async def test_a_node_that_lies_about_its_clients_gets_no_more_than_they_may() -
             assert refusal in fault.message, (what, fault.message)
         assert n["pve2"].executor.asked == []
         assert {entry.address for entry in n["pve2"].audit()} == {"node pve1"}
+
+
+class WithJob(Unboxed):
+    """A node on which a job of somebody's is."""
+
+    owner = "somebody"
+
+    def _spec(self, config: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+        assert config["operations"]
+        row: dict[str, Any] = {"job": JOB, "owner": self.owner, "title": "t", "profile": "read"}
+        row |= {"running": True, "started": 0, "size": 0, "changed": 0}
+        told = json.dumps([row] if request["name"] == "job-list" else {**row, "from": 0})
+        return {"timeout": 10, "output": 1 << 20, "env": {}, "argv": ["echo", told]}
+
+
+JOB = "pvemcp-job-0123456789abcdef"
+
+
+async def test_a_node_that_lies_reaches_the_jobs_of_the_client_that_it_names_alone() -> None:
+    async with nodes() as n:
+        grant = n.share()
+        there = n["pve2"].runner.executor = WithJob("pve2")
+        issued = n["pve2"].cluster.identity().certificate
+        attack = Attack(n.authority.issue("pve1"), server=issued)
+        asked = {"do": "operation", "owner": grant.id, "timeout": 10}
+        for name in ("job-read", "job-stop"):
+            params = {"job": JOB} | ({"cursor": 0} if name == "job-read" else {})
+            fault = await said(n, attack, {**asked, "name": name, "params": params})
+            assert isinstance(fault, Missing), name
+        assert {request["name"] for request in there.asked} == {"job-read"}
+        async with n["pve1"].client(grant) as client:
+            assert await client.call("job_list", node="pve2") == "no jobs"
+            there.owner = grant.id
+            assert f"pve2/{JOB}" in await client.call("job_list", node="pve2")
+        await there.close()
 
 
 def impersonated(authority: Authority, node: str) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pvemcp.call import ApiToken, Effect
-from pvemcp.errors import Conflict, Fault, Invalid, Missing
+from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing
 from pvemcp.store import Store
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ LAST_USED_EVERY = 60.0
 _COLUMNS = "id, name, ceiling, created, expires, last_used, token_id, token_secret"
 CLUSTER = "cluster"
 """The origin of a grant that all nodes share."""
-_MOST_GRACE = 7 * 86400.0
+MOST_GRACE = 7 * 86400.0
 """Seconds for which two secrets of a grant may hold."""
 
 
@@ -92,19 +92,8 @@ class Grants:
         `expires` is in seconds from now; None is never. Raises Invalid for a bad name or time,
         Conflict for a name that exists.
         """
-        _refuse_bad_name(name)
-        if expires is not None and expires <= 0:
-            raise Invalid("The grant would have expired already.", hint="Give a positive time.")
-        now = self._clock()
-        grant = Grant(
-            id=secrets.token_hex(8),
-            name=name,
-            ceiling=ceiling,
-            created=now,
-            expires=None if expires is None else now + expires,
-            token=token,
-        )
-        secret = _fresh_secret()
+        grant = fresh_grant(name, ceiling, expires=expires, token=token, now=self._clock())
+        secret = fresh_secret()
         if not self._insert(grant, secret):
             raise Conflict(
                 f"A grant named {name} exists.",
@@ -113,6 +102,18 @@ class Grants:
         self._version = -1
         return grant, secret
 
+    def of_this_node(self) -> tuple[Grant, ...]:
+        """Return the grants that no other node knows."""
+        rows = self._store.rows(
+            f"SELECT {_COLUMNS} FROM grants WHERE origin <> ?",  # noqa: S608
+            (CLUSTER,),
+        )
+        return tuple(_grant(*row) for row in rows)
+
+    def forget(self) -> None:
+        """Read the database again at the next request: this process has changed it."""
+        self._version = -1
+
     def list(self) -> list[Grant]:
         """Return all grants by name, the expired ones too."""
         found = self._store.rows(f"SELECT {_COLUMNS} FROM grants ORDER BY name")  # noqa: S608
@@ -120,7 +121,7 @@ class Grants:
 
     def revoke(self, name: str) -> Grant:
         """Delete a grant; its next request is refused. Raises Missing with the nearest names."""
-        found = self.named(name)
+        found = self._own(name)
         self._store.write("DELETE FROM grants WHERE name = ?", (name,))
         self._version = -1
         return found
@@ -132,6 +133,18 @@ class Grants:
             raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
         return known[name]
 
+    def _own(self, name: str) -> Grant:
+        """Return one that may be changed here. Raises Missing, and Denied for the cluster's."""
+        found = self.named(name)
+        if self._store.rows(
+            "SELECT 1 FROM grants WHERE id = ? AND origin = ?", (found.id, CLUSTER)
+        ):
+            raise Denied(
+                f"{name} is a client of the whole cluster, which only root of a node changes.",
+                hint="As root, on any node: pvemcp client --help.",
+            )
+        return found
+
     def rotate(
         self, name: str, *, grace: float, token: ApiToken | None = None
     ) -> tuple[Grant, str]:
@@ -140,9 +153,9 @@ class Grants:
         The old secret holds for `grace` more seconds; one from an earlier rotation ends now.
         Raises Missing, and Invalid for a grace that is no short time.
         """
-        if not 0 <= grace <= _MOST_GRACE:
+        if not 0 <= grace <= MOST_GRACE:
             raise Invalid("The old secret may hold for 7 more days at most.")
-        old, secret = self.named(name), _fresh_secret()
+        old, secret = self._own(name), fresh_secret()
         kept = token or old.token
         self._store.write(
             "UPDATE grants SET previous_hash = CASE WHEN ? > 0 THEN hash END, previous_until = ?, "
@@ -162,7 +175,7 @@ class Grants:
     def end_previous(self, name: str) -> None:
         """End the secret that a rotation left over. Raises Missing."""
         self._store.write(
-            "UPDATE grants SET previous_hash = NULL WHERE id = ?", (self.named(name).id,)
+            "UPDATE grants SET previous_hash = NULL WHERE id = ?", (self._own(name).id,)
         )
         self._version = -1
 
@@ -239,7 +252,25 @@ class Grants:
         )
 
 
-def _fresh_secret() -> str:
+def fresh_grant(
+    name: str, ceiling: Effect, *, expires: float | None, token: ApiToken | None, now: float
+) -> Grant:
+    """Return a new grant. Raises Invalid for a bad name or time."""
+    _refuse_bad_name(name)
+    if expires is not None and expires <= 0:
+        raise Invalid("The grant would have expired already.", hint="Give a positive time.")
+    return Grant(
+        id=secrets.token_hex(8),
+        name=name,
+        ceiling=ceiling,
+        created=now,
+        expires=None if expires is None else now + expires,
+        token=token,
+    )
+
+
+def fresh_secret() -> str:
+    """Return a new secret, which is not kept anywhere."""
     return SECRET_PREFIX + secrets.token_urlsafe(32)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvemcp.access.grants import Grants
 from pvemcp.cli import admin, words
 from pvemcp.cli.authority import trust_notes
 from pvemcp.connect import claude_code_command, service_url
@@ -20,7 +19,7 @@ from pvemcp.settings import Settings
 from pvemcp.store import Store
 
 if TYPE_CHECKING:
-    from pvemcp.setup.clients import Clients, Row
+    from pvemcp.setup.clients import Book, Clients, Row
     from pvemcp.setup.plan import Records
 
 KINDS = ("observer", "operator", "provisioner", "admin")
@@ -39,7 +38,7 @@ def client() -> None:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     settings: Settings
-    grants: Grants
+    grants: Book
     clients: Clients
     records: Records | None
     """What set-up did; None for a user who is not root, and has none."""
@@ -49,11 +48,12 @@ class _Opened:
 def _opened(context: click.Context, given: admin.Given) -> Iterator[_Opened]:
     from pvemcp.setup.clients import Clients  # noqa: PLC0415 - slow to import
     from pvemcp.setup.plan import Records  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.shared_book import book  # noqa: PLC0415 - slow to import
 
     settings = words.settings(context)
     records = Records() if os.geteuid() == 0 else None
     with Store(settings.state_dir) as store, admin.pve_access(given, settings) as access:
-        grants = Grants(store)
+        grants = book(store, settings)
         yield _Opened(settings, grants, Clients(access, grants), records)
 
 

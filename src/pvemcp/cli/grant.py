@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pvemcp.access.grants import Grant, Grants
+from pvemcp.access.grants import Grant
 from pvemcp.call import ApiToken, Effect
 from pvemcp.cli import words
 from pvemcp.cli.run import CEILING
 from pvemcp.connect import claude_code_command, service_url
-from pvemcp.settings import read_secret
+from pvemcp.settings import Settings, read_secret
 from pvemcp.settings.values import secret as read_as_secret
 from pvemcp.settings.values import token_id as read_as_token_id
 from pvemcp.store import Store
+
+if TYPE_CHECKING:
+    from pvemcp.setup.clients import Book
 
 
 @click.group()
@@ -27,6 +33,16 @@ def grant() -> None:
 
     Changes count at once, also in a service that is running.
     """
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[tuple[Book, str]]:
+    """Give the grants, and say where they are kept."""
+    from pvemcp.setup.shared_book import book, kept_in  # noqa: PLC0415 - slow to import
+
+    with Store(settings.state_dir) as store:
+        found = book(store, settings)
+        yield found, kept_in(found, store)
 
 
 @grant.command()
@@ -67,14 +83,12 @@ def create(
     settings = words.settings(context)
     token = _token(pve_token_id, pve_token_secret_file)
     url = service_url(settings)
-    with Store(settings.state_dir) as store:
-        made, secret = Grants(store).create(
-            name, Effect.parse(ceiling), expires=expires, token=token
-        )
+    with _opened(settings) as (grants, kept):
+        made, secret = grants.create(name, Effect.parse(ceiling), expires=expires, token=token)
     until = "until it is revoked" if made.expires is None else f"until {words.moment(made.expires)}"
     works_with = made.token_id or settings.pve_token_id or "none is configured yet"
     click.echo(f"Grant {name}: ceiling {made.ceiling}, {until}. PVE token: {works_with}.")
-    click.echo(f"Kept in {store.path}, which the service must use too.")
+    click.echo(f"Kept in {kept}.")
     click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
     click.echo(f"  {claude_code_command(url, secret)}\n")
     click.echo("For other clients: pvemcp connect --help")
@@ -85,8 +99,8 @@ def create(
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - click passes it so
     """Show all grants, the expired ones too."""
-    with Store(words.settings(context).state_dir) as store:
-        found = Grants(store).list()
+    with _opened(words.settings(context)) as (grants, _):
+        found = grants.list()
     if as_json:
         click.echo(json.dumps([_public(item) for item in found], indent=2))
     elif not found:
@@ -101,8 +115,8 @@ def list_(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - clic
 @click.pass_context
 def revoke(context: click.Context, name: str) -> None:
     """Delete a grant. The next request with its secret is refused."""
-    with Store(words.settings(context).state_dir) as store:
-        revoked = Grants(store).revoke(name)
+    with _opened(words.settings(context)) as (grants, _):
+        revoked = grants.revoke(name)
     click.echo(f"Grant {name} is revoked.")
     if revoked.token_id:
         click.echo(f"Its PVE token {revoked.token_id} still exists in PVE: remove it there too.")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pvemcp.access.grants import Grants
 from pvemcp.cli import admin
 from pvemcp.cli.check import report
 from pvemcp.cli.client import KINDS, show_secret
@@ -19,6 +18,7 @@ from pvemcp.settings.values import listen as read_as_listen
 from pvemcp.store import Store
 
 if TYPE_CHECKING:
+    from pvemcp.setup.clients import Book
     from pvemcp.setup.place import Place
     from pvemcp.setup.steps import Setup
 
@@ -66,9 +66,10 @@ def setup(
         access = stack.enter_context(admin.pve_access(given, settings))
         store = stack.enter_context(Store(_state(settings.state_dir)))
         if undo:
-            return _undo(_setup(path, access, store), dry_run=dry_run, yes=yes)
+            return _undo(_setup(path, access, _grants(store, settings)), dry_run=dry_run, yes=yes)
         place, wanted = _wanted(given, settings, access, listen)
-        made = _setup(path, access, store, wanted, _client(store, name, role))
+        grants = _grants(store, settings)
+        made = _setup(path, access, grants, wanted, _client(grants, name, role))
         if not _apply(made, place, dry_run=dry_run, yes=yes):
             return 0
     return _check(path)
@@ -82,13 +83,19 @@ def _state(folder: Path) -> Path:
     return folder
 
 
+def _grants(store: Store, settings: Settings) -> Book:
+    from pvemcp.setup.shared_book import book  # noqa: PLC0415 - slow to import
+
+    return book(store, settings)
+
+
 def _setup(
-    path: Path, access: Any, store: Store, wanted: dict[str, Any] | None = None, client: Any = None
+    path: Path, access: Any, grants: Book, wanted: dict[str, Any] | None = None, client: Any = None
 ) -> Setup:
     from pvemcp.setup.plan import Records  # noqa: PLC0415 - slow to import
     from pvemcp.setup.steps import Setup  # noqa: PLC0415 - slow to import
 
-    return Setup(access, Grants(store), Records(), path, wanted or {}, client)
+    return Setup(access, grants, Records(), path, wanted or {}, client)
 
 
 def _wanted(
@@ -105,10 +112,10 @@ def _wanted(
     )
 
 
-def _client(store: Store, name: str | None, role: str) -> Any:
+def _client(grants: Book, name: str | None, role: str) -> Any:
     from pvemcp.setup.clients import Wanted, refuse_bad  # noqa: PLC0415 - slow to import
 
-    if name is None and any(grant.token for grant in Grants(store).list()):
+    if name is None and any(grant.token for grant in grants.list()):
         return None
     wanted = Wanted(name or FIRST, role)
     refuse_bad(wanted)

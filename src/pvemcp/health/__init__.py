@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pvemcp.health.backups import check_backups
 from pvemcp.health.check import Check
+from pvemcp.health.cluster import check_cluster
 from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
 from pvemcp.health.pve import check_pve
@@ -25,5 +26,6 @@ async def checks(settings: Settings) -> list[Check]:
         *await check_listen(settings, grants),
         *await check_pve(settings, grants),
         await check_commands(settings),
+        *await check_cluster(settings),
         *check_backups(settings),
     ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pvemcp.access.grants import Grants
 from pvemcp.errors import Conflict, Internal, Missing
 from pvemcp.settings import Settings
 from pvemcp.setup import toml_lines
@@ -15,7 +14,7 @@ from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, USER_PATH, AccountStep
 from pvemcp.setup.certificate import CertificateStep
 from pvemcp.setup.client_step import PREFIX, ClientStep
-from pvemcp.setup.clients import Clients, Wanted
+from pvemcp.setup.clients import Book, Clients, Wanted
 from pvemcp.setup.firewall import Firewall, ports_of
 from pvemcp.setup.nft_table import NftTable
 from pvemcp.setup.place import MIRROR, Place, listen_everywhere
@@ -33,7 +32,7 @@ class Setup:
     """What one run of set-up works with."""
 
     access: PveAccess
-    grants: Grants
+    grants: Book
     records: Records
     settings: Path
     wanted: dict[str, Any]

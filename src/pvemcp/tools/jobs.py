@@ -45,7 +45,7 @@ async def job_start(
     profile = PROFILES[wanted]
     host = await host.at(node)
     await host.ask(wanted, f"host/{profile}/job")
-    await _refuse_more(host)
+    await refuse_more(host)
     request: dict[str, Any] = {"do": "job", "profile": profile, "shell": command}
     request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
     request["title"] = title or command[:80]
@@ -74,8 +74,9 @@ async def _found(host: Host, job: str) -> tuple[Host, str]:
     return await host.at(node), name
 
 
-async def _refuse_more(host: Host) -> None:
-    running = [row for row in await _jobs(host) if row["running"]]
+async def refuse_more(host: Host) -> None:
+    """Raise Invalid when the caller has as many running jobs as a grant may have."""
+    running = [row for row in await own_jobs(host) if row["running"]]
     if len(running) >= MOST_EACH:
         names = ", ".join(_told(host, row["job"]) for row in running)
         raise Invalid(
@@ -84,7 +85,7 @@ async def _refuse_more(host: Host) -> None:
         )
 
 
-async def _jobs(host: Host) -> list[dict[str, Any]]:
+async def own_jobs(host: Host) -> list[dict[str, Any]]:
     """Return the caller's jobs, oldest first."""
     ended = await host.operation("job-list", raw=True)
     data = b"".join(piece.data for piece in ended.transcript.since(0, SHOWN * 100))
@@ -107,7 +108,7 @@ async def job_list(host: Host, node: Node = "") -> str:
             "state": _state(row),
             "output": f"{row['size']} B",
         }
-        for row in reversed(await _jobs(host))
+        for row in reversed(await own_jobs(host))
     ]
     if not rows:
         return "no jobs"
@@ -142,6 +143,11 @@ async def job_read(
         if page.transcript.end or not page.about["running"] or time.monotonic() >= deadline:
             return _written(job, page)
         await asyncio.sleep(LOOK_EVERY)
+
+
+async def require_own(host: Host, job: str) -> None:
+    """Raise Missing unless it is a job of the caller."""
+    await _page(host, job, 0, shown=False)
 
 
 async def _page(host: Host, job: str, start: int, *, shown: bool, wait: int = 0) -> Page:
@@ -189,7 +195,7 @@ def _kept(host: Host, name: str, cursor: str) -> str:
 async def job_stop(host: Host, job: JobName) -> str:
     """Stop a job, and everything that it started."""
     host, name = await _found(host, job)
-    await _page(host, name, 0, shown=False)  # whose it is
+    await require_own(host, name)
     ended = await host.operation("job-stop", {"job": name})
     if ended.ok:
         return f"{job} is stopped"
