@@ -99,12 +99,13 @@ def target(given: Given, settings: Settings) -> Target:
 def pve_access(given: Given, settings: Settings) -> Iterator[PveAccess]:
     """Open PVE as root of this host, or by a login. Raises Faults."""
     from pvemcp.setup.place import is_pve_host  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.remembering import Remembering  # noqa: PLC0415 - slow to import
 
     if not given.elsewhere and is_pve_host():
         from pvemcp.setup.pvesh import Pvesh  # noqa: PLC0415 - slow to import
 
         require_root("PVE on this host is changed")
-        yield Pvesh()
+        yield Remembering(Pvesh())
         return
     if not given.admin:
         raise Invalid(
@@ -116,7 +117,7 @@ def pve_access(given: Given, settings: Settings) -> Iterator[PveAccess]:
 
     admin = Admin(given.admin, _password(given))
     with contextlib.closing(Login(target(given, settings), admin, _ask)) as login:
-        yield login
+        yield Remembering(login)
 
 
 def require_root(what: str) -> None:

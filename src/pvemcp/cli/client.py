@@ -126,11 +126,11 @@ def _add(opened: _Opened, wanted: Any) -> str:
 
 def show_secret(settings: Settings, secret: str) -> None:
     """Print a secret and what connects Claude Code with it."""
-    click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
     url = service_url(settings)
+    click.echo(f"Its secret, which is shown only now:\n\n  {secret}\n\nFor Claude Code:\n")
     click.echo(f"  {claude_code_command(url, secret)}\n")
     for note in trust_notes(settings, url, None, claude=True) or ():
-        click.echo(f"{note}\n")
+        click.echo(f"# {note}")
     click.echo("For other clients: pvemcp connect --help")
 
 

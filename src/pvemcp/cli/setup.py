@@ -18,8 +18,11 @@ from pvemcp.settings.values import listen as read_as_listen
 from pvemcp.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pvemcp.setup.clients import Book
     from pvemcp.setup.place import Place
+    from pvemcp.setup.step import Step
     from pvemcp.setup.steps import Setup
 
 FIRST = "claude"
@@ -59,17 +62,34 @@ def setup(
     and so does what an administrator has changed. On a PVE host it works as root; for a PVE
     elsewhere: --pve-url https://HOST:8006 --admin root@pam.
     """
+    from pvemcp.setup.place import look  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.plan import Records  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.shared_book import book  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.steps import Setup  # noqa: PLC0415 - slow to import
+
     admin.require_root("The service is set up")
     path = context.obj or SYSTEM_CONFIG
     settings = Settings.load(path if path.exists() else None, {}, files=False)
     with contextlib.ExitStack() as stack:
         access = stack.enter_context(admin.pve_access(given, settings))
         store = stack.enter_context(Store(_state(settings.state_dir)))
+        grants = book(store, settings)
         if undo:
-            return _undo(_setup(path, access, _grants(store, settings)), dry_run=dry_run, yes=yes)
-        place, wanted = _wanted(given, settings, access, listen)
-        grants = _grants(store, settings)
-        made = _setup(path, access, grants, wanted, _client(grants, name, role))
+            undoing = Setup(access, grants, Records(), path, {}, None, on_host=not given.elsewhere)
+            return _undo(undoing, dry_run=dry_run, yes=yes)
+        place = look(access, on_host=not given.elsewhere)
+        wanted, authority = _wanted(given, settings, place, path, listen)
+        made = Setup(
+            access,
+            grants,
+            Records(),
+            path,
+            wanted=wanted,
+            client=_client(grants, name, role),
+            authority=authority,
+            on_host=place.on_host,
+            names=place.names,
+        )
         if not _apply(made, place, dry_run=dry_run, yes=yes):
             return 0
     return _check(path)
@@ -83,33 +103,20 @@ def _state(folder: Path) -> Path:
     return folder
 
 
-def _grants(store: Store, settings: Settings) -> Book:
-    from pvemcp.setup.shared_book import book  # noqa: PLC0415 - slow to import
-
-    return book(store, settings)
-
-
-def _setup(
-    path: Path, access: Any, grants: Book, wanted: dict[str, Any] | None = None, client: Any = None
-) -> Setup:
-    from pvemcp.setup.plan import Records  # noqa: PLC0415 - slow to import
-    from pvemcp.setup.steps import Setup  # noqa: PLC0415 - slow to import
-
-    return Setup(access, grants, Records(), path, wanted or {}, client)
-
-
 def _wanted(
-    given: admin.Given, settings: Settings, access: Any, listen: str | None
-) -> tuple[Place, dict[str, Any]]:
+    given: admin.Given, settings: Settings, place: Place, path: Path, listen: str | None
+) -> tuple[dict[str, Any], Path | None]:
+    """Return the settings that set-up wants, and the authority that must be copied for them."""
     from pvemcp.setup import place as places  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.authority import COPY  # noqa: PLC0415 - slow to import
     from pvemcp.setup.steps import settings_for  # noqa: PLC0415 - slow to import
 
-    on_host = not given.elsewhere
-    place = places.look(access, on_host=on_host)
-    trust = places.local_trust() if on_host else places.remote_trust(admin.target(given, settings))
-    return place, settings_for(
-        place, trust, listen=read_as_listen("--listen", listen) if listen else ""
-    )
+    heard = read_as_listen("--listen", listen) if listen else ""
+    if place.on_host:
+        return settings_for(place, places.local_trust(), listen=heard), None
+    target = admin.target(given, settings)
+    trust = places.remote_trust(target, path.with_name(COPY))
+    return settings_for(place, trust, listen=heard), target.ca_file
 
 
 def _client(grants: Book, name: str | None, role: str) -> Any:
@@ -126,12 +133,9 @@ def _apply(made: Setup, place: Place, *, dry_run: bool, yes: bool) -> bool:
     """Show the plan, ask, and bring it about. False when only the plan was wanted."""
     from pvemcp.setup import plan  # noqa: PLC0415 - slow to import
 
-    click.echo(f"{place.describe()}.\nIn PVE it works as {made.access.who}.\n")
     steps = made.steps()
     planned = plan.planned(steps, made.records)
-    for step, lines in planned:
-        click.echo("\n".join([step.name, *(f"  {line}" for line in lines)]))
-    _remark(made)
+    _show(made, place, planned)
     if not planned:
         click.echo("Nothing to do: everything is as set-up would make it.")
         return not dry_run
@@ -151,11 +155,14 @@ def _apply(made: Setup, place: Place, *, dry_run: bool, yes: bool) -> bool:
     return True
 
 
-def _remark(made: Setup) -> None:
+def _show(made: Setup, place: Place, planned: Sequence[tuple[Step, list[str]]]) -> None:
+    click.echo(f"{place.describe()}.\nIn PVE it works as {made.access.who}.\n")
+    for step, lines in planned:
+        click.echo("\n".join([step.name, *(f"  {line}" for line in lines)]))
     for line in made.kept():
         click.echo(f"kept as an administrator set it: {line}")
     for line in made.warnings():
-        click.echo(f"WARN  {line}")
+        click.echo(f"mind: {line}")
 
 
 def _check(path: Path) -> int:

@@ -27,7 +27,7 @@ def check_settings(settings: Settings, grants: list[Grant]) -> Iterator[Check]:
     """Judge what `Settings.load` cannot refuse, because not every command needs it."""
     own = sum(1 for grant in grants if grant.token)
     if own and not settings.pve_token_id:
-        yield good("settings", f"PVE at {settings.pve_url}, with the tokens of {own} clients")
+        yield good("settings", f"PVE at {settings.pve_url}, with the tokens of its clients ({own})")
         return
     try:
         token_id, _ = require_token(settings)

@@ -6,6 +6,7 @@ belong to has, on /, each role that one of them has somewhere: a token never has
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import time
@@ -150,7 +151,8 @@ class Clients:
         token = self._make_token(fresh, grant.expires, rights)
         renewed, secret = self._book.rotate(name, grace=grace, token=token)
         if grace:
-            self._access.put(_token_path(old), expire=int(time.time() + grace))
+            ends = min(time.time() + grace, grant.expires or math.inf)
+            self._access.put(_token_path(old), expire=int(ends))
         else:
             self._remove_token(old)
         return renewed, secret

@@ -151,11 +151,11 @@ def _is_trusted(host: str, ca_file: Path | None) -> bool:
         return False
 
 
-def remote_trust(target: Target) -> dict[str, str]:
-    """Return the settings for a PVE elsewhere."""
+def remote_trust(target: Target, copy: Path) -> dict[str, str]:
+    """Return the settings for a PVE elsewhere; `copy` is that of its authority."""
     found = {"pve_url": target.url}
     if target.ca_file is not None:
-        found["pve_ca_file"] = str(target.ca_file.absolute())
+        found["pve_ca_file"] = str(copy)
     if target.fingerprint:
         found["pve_fingerprint"] = target.fingerprint
     return found

@@ -171,8 +171,7 @@ def _apply(step: Step, records: Records, say: Say) -> None:
     record = step.apply()
     entry.record, entry.state = record, "done"
     records.save() if foreseen is not None else records.add(entry)
-    for line in lines:
-        say(f"{step.name}: {line}")
+    say(step.name)
 
 
 def undo(find: Callable[[str], Step], records: Records, say: Say) -> None:

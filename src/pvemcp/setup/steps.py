@@ -12,6 +12,7 @@ from pvemcp.settings import Settings
 from pvemcp.setup import toml_lines
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, USER_PATH, AccountStep
+from pvemcp.setup.authority import COPY, AuthorityStep
 from pvemcp.setup.certificate import CertificateStep
 from pvemcp.setup.client_step import PREFIX, ClientStep
 from pvemcp.setup.clients import Book, Clients, Wanted
@@ -20,7 +21,6 @@ from pvemcp.setup.nft_table import NftTable
 from pvemcp.setup.place import MIRROR, Place, listen_everywhere
 from pvemcp.setup.plan import Records
 from pvemcp.setup.pve_rules import PveRules
-from pvemcp.setup.pvesh import Pvesh
 from pvemcp.setup.roles import RolesStep
 from pvemcp.setup.settings_file import SettingsStep
 from pvemcp.setup.step import Step
@@ -39,12 +39,19 @@ class Setup:
     """Settings."""
     client: Wanted | None
     """The first client; None when there is one."""
+    authority: Path | None = None
+    """The file that --pve-ca-file names."""
+    on_host: bool = False
+    """PVE is this machine's own."""
+    names: tuple[str, ...] = ()
+    """Names and addresses of this machine."""
 
     def steps(self) -> list[Step]:
         """Return every step."""
         found: list[Step] = [
             RolesStep(self.access),
             AccountStep(self.access),
+            *([self._authority_step(self.authority)] if self.authority else []),
             self._settings_step(),
         ]
         if self.client is not None:
@@ -52,11 +59,11 @@ class Setup:
         return [*found, self._certificate(), self._firewall(), UnitsStep(self.settings)]
 
     def _certificate(self) -> CertificateStep:
-        return CertificateStep(self.wanted.get("allowed_hosts", ()))
+        return CertificateStep(self.names)
 
     def _firewall(self) -> Firewall:
         # Only this machine's own PVE can let somebody in here.
-        pve = PveRules(self.access) if isinstance(self.access, Pvesh) else None
+        pve = PveRules(self.access) if self.on_host else None
         return Firewall(self._ports, NftTable(), pve)
 
     def _ports(self) -> list[int]:
@@ -84,6 +91,9 @@ class Setup:
         """Return the settings that stay as somebody else wrote them."""
         return self._settings_step().kept()
 
+    def _authority_step(self, given: Path) -> AuthorityStep:
+        return AuthorityStep(given, self.settings.with_name(COPY))
+
     def find(self) -> Callable[[str], Step]:
         """Return what finds the step that takes an entry of the records back."""
         known = {step.name: step for step in self.steps()}
@@ -91,6 +101,8 @@ class Setup:
         def step(name: str) -> Step:
             if name in known:
                 return known[name]
+            if name == AuthorityStep.name:
+                return self._authority_step(Path())
             if name.startswith(PREFIX):
                 return self.client_step(Wanted(name.removeprefix(PREFIX)))
             raise Internal(
