@@ -25,6 +25,7 @@ from tests.host.served import SECRET, make_certificate, simulate
 from tests.host.waiting import until
 from tests.scenarios.rig import ERAS, Caller
 
+pytestmark = pytest.mark.timeout(180, func_only=True)  # many commands, each a second or two
 PASSWORD_FILE = "/root/admin-password"
 REVOKED_WITHIN = 5.0
 INITIALIZE = {

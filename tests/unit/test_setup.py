@@ -20,6 +20,7 @@ from pvemcp.setup.account import USER, AccountStep
 from pvemcp.setup.client_step import ClientStep
 from pvemcp.setup.clients import Clients, Wanted, refuse_bad
 from pvemcp.setup.door import Target
+from pvemcp.setup.drift import drift
 from pvemcp.setup.login import Admin, Login
 from pvemcp.setup.plan import Records
 from pvemcp.setup.roles import PRIVILEGES, RolesStep, privileges
@@ -334,3 +335,34 @@ async def test_no_token_and_no_unknown_certificate_is_worked_with(tmp_path: Path
         pve.target = Target(pve.target.url, fingerprint="AB:" * 31 + "AB")
         with pytest.raises(Fault, match="another certificate"):
             await pve.run(lambda *_: None)
+
+
+async def test_what_somebody_changed_in_pve_is_found_and_set_up_repairs_it(tmp_path: Path) -> None:
+    async with bench(tmp_path) as pve:
+
+        def look(login: Login, grants: Grants) -> dict[str, tuple[bool, str]]:
+            found = drift(login, grants)
+            return {check.message: (check.ok, check.repair) for check in found if check.repair}
+
+        await pve.run(lambda *at: plan.apply(steps(*at), pve.records(), print))
+        assert await pve.run(look) == {}
+        world = pve.world
+        user = world.access.users[USER]
+        world.add_role("MCPObserver", "Sys.Audit", "Permissions.Modify")
+        user.tokens["laptop"].privsep = False
+        world.grant("/access/groups", f"{USER}!laptop", "PVEUserAdmin")
+        world.access.revoke("/access", USER, "NoAccess", kind="user")
+        found = await pve.run(look)
+        for expected in (
+            "-Permissions.Modify",
+            "privilege separation",
+            "PVEUserAdmin",
+            "NoAccess on /access",
+        ):
+            assert any(expected in message for message in found), found
+        await pve.run(lambda *at: plan.apply(steps(*at), pve.records(), print))
+        left = await pve.run(look)
+        assert len(left) == 2
+        assert all("pveum" in repair for _, repair in left.values())
+        user.enable = False
+        assert any("disabled" in message for message in await pve.run(look))

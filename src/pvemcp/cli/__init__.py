@@ -16,6 +16,7 @@ from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.client import client
 from pvemcp.cli.firewall import firewall
 from pvemcp.cli.grant import grant
+from pvemcp.cli.migrate import migrate
 from pvemcp.cli.run import demo, serve, simulate, stdio
 from pvemcp.cli.sessions import sessions
 from pvemcp.cli.setup import setup
@@ -43,7 +44,7 @@ def commands(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, stdio, demo, simulate, setup, client, grant, sessions, alert):
+for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, sessions, alert):
     commands.add_command(command)
 for command in (audit, backup, firewall, doctor, connect):
     commands.add_command(command)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pvemcp import connect as connecting
 from pvemcp.cli import firewall, words
 from pvemcp.cli.authority import authority, trust_notes
-from pvemcp.errors import Misconfigured
+from pvemcp.errors import Fault, Misconfigured
 from pvemcp.settings import Settings
+
+if TYPE_CHECKING:
+    from pvemcp.health import Check
 
 
 @click.command(short_help="Check the installation and say how to repair it.")
@@ -35,13 +39,37 @@ def report(settings: Settings) -> bool:
 
     from pvemcp.health import checks  # noqa: PLC0415 - slow to import
 
-    found = [*asyncio.run(checks(settings)), *firewall.problems(settings)]
+    found = [
+        *asyncio.run(checks(settings)),
+        *firewall.problems(settings),
+        *_in_pve(settings),
+    ]
     for check in found:
         mark = "FAIL" if not check.ok else "WARN" if check.repair else "ok"
         click.echo(words.printable(f"{mark:4}  {check.name}  {check.message}"))
         if check.repair:
             click.echo(words.printable(f"      {check.repair}"))
     return all(check.ok for check in found)
+
+
+def _in_pve(settings: Settings) -> list[Check]:
+    """Compare PVE with what set-up made, where only root of the PVE host can."""
+    from pvemcp.setup.place import is_pve_host  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.plan import RECORDS, Records  # noqa: PLC0415 - slow to import
+
+    if os.geteuid() != 0 or not is_pve_host() or not Records(RECORDS).entries:
+        return []
+    from pvemcp.access.grants import Grants  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.drift import drift  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.pvesh import Pvesh  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.remembering import Remembering  # noqa: PLC0415 - slow to import
+    from pvemcp.store import Store  # noqa: PLC0415 - slow to import
+
+    try:
+        with Store(settings.state_dir, change=False) as store:
+            return drift(Remembering(Pvesh()), Grants(store))
+    except Fault:
+        return []  # the check of the database has said so
 
 
 @click.command(short_help="Print what connects a client.")

@@ -55,7 +55,7 @@ def look(access: PveAccess, *, on_host: bool) -> Place:
     nodes = [row for row in rows if row["type"] == "node"]
     cluster = next((str(row["name"]) for row in rows if row["type"] == "cluster"), "")
     local = next((str(row["name"]) for row in nodes if row.get("local")), "?")
-    found = [*_own_addresses(), *_own_names()]
+    found = [*own_names()]
     if on_host:
         # Any node may serve any client, with the same settings.
         found += [str(row[key]) for row in nodes for key in ("name", "ip") if row.get(key)]
@@ -72,7 +72,12 @@ def is_pve_host() -> bool:
     return PVESH.exists()
 
 
-def _own_names() -> list[str]:
+def own_names() -> tuple[str, ...]:
+    """Return the addresses and names of this machine, as others may know it."""
+    return tuple(dict.fromkeys((*_own_addresses(), *_host_names())))
+
+
+def _host_names() -> list[str]:
     name, full = socket.gethostname(), socket.getfqdn()
     return [name for name in dict.fromkeys((full, name)) if not name.startswith("localhost")]
 

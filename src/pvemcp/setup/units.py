@@ -15,7 +15,8 @@ from pvemcp.setup.step import Record
 SERVICE = "pvemcp.service"
 UNITS = ("pvemcp-mirror.service", "pvemcp-helper.socket", SERVICE)
 SYSTEMCTL = "/usr/bin/systemctl"
-SECONDS = 90
+SECONDS = 120
+"""Longer than a unit may take to start."""
 READY_SECONDS = 30.0
 LOOK_SECONDS = 0.1
 
@@ -110,7 +111,13 @@ def _show(unit: str, name: str, *options: str) -> str:
 
 
 def _systemctl(verb: str, unit: str) -> None:
-    done = _run("--quiet", verb, unit)
+    try:
+        done = _run("--quiet", verb, unit)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(
+            f"systemctl {verb} {unit} did not end within {SECONDS} s.",
+            hint=f"See why: journalctl -u {unit} -n 30.",
+        ) from None
     if done.returncode:
         raise Unavailable(
             f"systemctl {verb} {unit} failed: {done.stderr.strip()}",
