@@ -59,15 +59,15 @@ def _in_pve(settings: Settings) -> list[Check]:
 
     if os.geteuid() != 0 or not is_pve_host() or not Records(RECORDS).entries:
         return []
-    from pvemcp.access.grants import Grants  # noqa: PLC0415 - slow to import
     from pvemcp.setup.drift import drift  # noqa: PLC0415 - slow to import
     from pvemcp.setup.pvesh import Pvesh  # noqa: PLC0415 - slow to import
     from pvemcp.setup.remembering import Remembering  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.shared_book import book  # noqa: PLC0415 - slow to import
     from pvemcp.store import Store  # noqa: PLC0415 - slow to import
 
     try:
         with Store(settings.state_dir, change=False) as store:
-            return drift(Remembering(Pvesh()), Grants(store))
+            return drift(Remembering(Pvesh()), book(store, settings))
     except Fault:
         return []  # the check of the database has said so
 
