@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pvemcp import tracing
 from pvemcp.access import shared
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
@@ -30,7 +32,7 @@ from pvemcp.access.policy import permit
 from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
@@ -98,17 +100,19 @@ def compose(
     journal: TextIO | None = None,
     executor: Executor | None = None,
     clock: Clock | None = None,
+    trace: Callable[[Call], None] | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
     `default` is the PVE token of grants that carry none of their own, if there is one; `journal`
     gets a JSON line of every call; `executor` runs commands, instead of what the settings ask for;
-    `clock` is the time of day of its upkeep.
+    `clock` is the time of day of its upkeep; `trace` is told of every closed call.
     """
     secrets = held(store, *([default.secret] if default else []))
     _mask_log(secrets)
     metrics = Metrics(BY_NAME)
-    audit = Audit(store, journal, secrets.known, metrics.observe)
+    observers = [metrics.observe, *filter(None, [trace])]
+    audit = Audit(store, journal, secrets.known, observers)
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
@@ -254,8 +258,9 @@ def serve(settings: Settings) -> int:
         require_safe_listen(settings, has_grants=bool(grants.list()))
         pve = pve_client(settings)
         app = compose(
-            settings, store=store, grants=grants, pve=pve, default=default, journal=sys.stderr
-        )
+            settings, store=store, grants=grants, pve=pve, default=default, journal=sys.stderr,
+            trace=tracing.start(os.environ),
+        )  # fmt: skip
         with bind(settings) as bound:
             logger.info("MCP at %s", mcp_url(settings, bound))
             asyncio.run(run_http(app, settings, bound, store.read))

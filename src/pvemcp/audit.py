@@ -13,7 +13,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,8 +70,8 @@ class Entry:
 class Audit:
     """Writes calls down. `journal` gets one JSON line a call (None: no lines).
 
-    `known` masks the values that are known to be secret; the default knows none. `observe` is told
-    of every closed call.
+    `known` masks the values that are known to be secret; the default knows none. `observers`
+    are told of every closed call.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Audit:
         store: Store,
         journal: TextIO | None,
         known: Known = str,
-        observe: Callable[[Call], None] = lambda _: None,
+        observers: Sequence[Callable[[Call], None]] = (),
     ) -> None:
         self.trouble = ""
         """Why the last row could not be written; empty when it was."""
         self.lost = 0
         """Calls without a row."""
-        self._observe = observe
+        self._observers = observers
         self._store = store
         self._known = known
         self._journal = journal
@@ -122,7 +122,8 @@ class Audit:
             self.lost += 1
             log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
         self._write_line(call, values)
-        self._observe(call)
+        for observe in self._observers:
+            observe(call)
 
     def rows(
         self, since: float | None = None, client: str | None = None, limit: int = 100

@@ -73,6 +73,8 @@ class Step:
     ms: float
     upid: str = ""
     note: str = ""
+    ended: float = field(default_factory=time.time, compare=False)
+    """Seconds since the epoch."""
 
 
 Progress = Callable[[float, float | None, str], Awaitable[None]]

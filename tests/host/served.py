@@ -83,9 +83,10 @@ class Served:
         started = self.machine.run(["systemctl", "restart", UNIT], check=False)
         if started.code:
             raise HostFault(f"{started.stderr}\n{self.journal()}")
-        until(self._listens, "the port of the service", seconds=20)
+        until(self.listens, "the port of the service", seconds=20)
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
+        """Whether the service takes connections; it must not have failed."""
         _must_run(self.machine, UNIT)
         with socket.socket() as probe:
             return probe.connect_ex((self.machine.address, PORT)) == 0

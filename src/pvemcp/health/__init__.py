@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from pvemcp.health.backups import check_backups
 from pvemcp.health.check import Check
 from pvemcp.health.cluster import check_cluster
 from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
 from pvemcp.health.pve import check_pve
+from pvemcp.health.tracing import check_tracing
 from pvemcp.settings import Settings
 
 __all__ = ["Check", "checks"]
@@ -28,4 +31,5 @@ async def checks(settings: Settings) -> list[Check]:
         await check_commands(settings),
         *await check_cluster(settings),
         *check_backups(settings),
+        *check_tracing(os.environ),
     ]
