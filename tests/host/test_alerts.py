@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.host.served import Served
+from tests.host.test_helper import working
+from tests.host.waiting import until
 from tests.scenarios.rig import ToolFault
 
 SPOOL = "/var/spool/postfix"
@@ -60,6 +63,27 @@ async def test_no_client_can_send_such_a_mail(host: Served, spool: str) -> None:
         with pytest.raises(ToolFault):
             await client.call("host_diagnose", operation="alert-mail")
     assert host.machine.run(["test", "-e", spool], check=False).code
+
+
+async def test_a_command_of_a_session_that_is_ended_is_killed(host: Served) -> None:
+    secret = host.grant("ending-by-root", ceiling="read")
+
+    async def use() -> None:
+        async with host.client(secret) as client:
+            await client.call("host_run", command="sleep 9191", timeout=100)
+
+    using = asyncio.create_task(use())
+    await asyncio.to_thread(
+        until, lambda: "sleep 9191" in working(host.machine), "the command", seconds=20
+    )
+    found = json.loads(host.pvemcp("sessions", "--json", user="root").stdout)
+    [one] = [seen for seen in found if seen["grant"] == "ending-by-root"]
+    assert "requests cut" in host.pvemcp("sessions", "end", one["id"], user="root").stdout
+    await asyncio.to_thread(
+        until, lambda: "sleep 9191" not in working(host.machine), "its end", seconds=20
+    )
+    using.cancel()
+    await asyncio.wait([using])
 
 
 async def test_who_is_connected_is_shown_to_root_and_the_service_alone(host: Served) -> None:

@@ -18,9 +18,10 @@ from tests.scenarios.rig import ToolFault
 
 STATE = "/var/lib/pvemcp"
 KEEPING = f"#!/bin/sh\ncat >>{SPOOL}/all\n".encode()
-FORGET = f"""
+FORGET = """\
 import sqlite3
-sqlite3.connect("{STATE}/pvemcp.db", isolation_level=None).execute("DELETE FROM alerts")
+db = sqlite3.connect("/var/lib/pvemcp/pvemcp.db", isolation_level=None)
+db.execute("DELETE FROM alerts")
 """
 DROP_IN = f"/run/systemd/system/{UNIT}.d/hasty.conf"
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,8 +24,10 @@ from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect
 from pvemcp.cli import commands
+from pvemcp.sim.tls import make_certificates
 from pvemcp.sim.world import make_world
 from pvemcp.store import Store
+from pvemcp.tls import own_certificate, validity
 from pvemcp.watch.clock import Clock
 from tests.scenarios.rig import ToolFault
 from tests.scenarios.test_http import Web, web
@@ -152,6 +155,25 @@ async def test_a_clock_that_jumps_an_hour_is_told_and_locks_nobody_out(
             await client.call("api_read", path="/version")
         assert (await w.post())[0] == 200
         assert len(w.rig.audit()) == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "severity", "said"), [(-60, "error", "expired on"), (86400, "warning", "expires on")]
+)
+async def test_a_certificate_that_ends_is_told_and_clients_are_served(
+    tmp_path: Path, left: int, severity: str, said: str
+) -> None:
+    made = make_certificates(tmp_path, names=["pve1"])
+    _, end = validity(own_certificate(made.chain_file))
+    ahead = end.timestamp() - left - time.time()
+    tls = {"tls_cert": made.chain_file, "tls_key": made.key_file}
+    async with watched(tmp_path, lambda: time.time() + ahead, **tls) as (w, told):
+        found = await told.until("raised", "check:certificate")
+        assert found["severity"] == severity
+        assert said in found["text"]
+        trust = ssl.create_default_context(cadata=made.ca_pem)
+        async with w.client(verify=trust) as client:
+            assert "12 guests" in await client.call("inventory_find")
 
 
 async def test_a_database_that_cannot_be_written_lets_reads_pass_and_refuses_changes(
