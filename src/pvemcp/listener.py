@@ -20,8 +20,9 @@ from starlette.types import ASGIApp
 
 from pvemcp import systemd
 from pvemcp.connect import service_url
-from pvemcp.connections import Connection, listening_socket
+from pvemcp.connections import MOST, Connection, listening_socket
 from pvemcp.errors import Misconfigured
+from pvemcp.handshakes import Handshakes
 from pvemcp.settings import Settings
 from pvemcp.tls import Certificate
 
@@ -45,7 +46,10 @@ class _Uvicorn(uvicorn.Server):
 
     def __init__(self, app: App, settings: Settings, http: type[Connection] = Connection) -> None:
         self._certificate = _certificate(settings)
-        super().__init__(_uvicorn_config(app, self._certificate, http))
+        self._handshakes: Handshakes | None = None
+        if certificate := self._certificate:
+            self._handshakes = Handshakes(lambda: certificate.context, http, most=MOST // 2)
+        super().__init__(_uvicorn_config(app, self._handshakes or http))
         self._listen = app.listen
         self._watching: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
@@ -70,6 +74,8 @@ class _Uvicorn(uvicorn.Server):
         self._listen.close()
         if self._watching:
             self._watching.cancel()
+        if self._handshakes:
+            self._handshakes.close()
         await super().shutdown(sockets)
 
 
@@ -210,12 +216,9 @@ def _certificate(settings: Settings) -> Certificate | None:
     return Certificate(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
-def _uvicorn_config(
-    app: App, certificate: Certificate | None, http: type[Connection]
-) -> uvicorn.Config:
+def _uvicorn_config(app: App, http: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app.asgi,
-        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         http=http,
         log_config=None,
         access_log=False,

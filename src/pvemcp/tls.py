@@ -41,7 +41,7 @@ def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.
     With `client_ca` only clients with a certificate of that authority come in. `cert` and `key` may
     be one file, which is then read once: its two halves belong together.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.sslobject_class = _Explaining
@@ -120,16 +120,12 @@ class _Explaining(ssl.SSLObject):
             raise ssl.SSLWantReadError from error
 
 
-class Live(ssl.SSLContext):
-    """Makes every new connection with the certificate of the moment; the others keep theirs."""
-
-    current: ssl.SSLContext
-
+class _Context(ssl.SSLContext):
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any
     ) -> ssl.SSLObject:
         """Begin a connection, as asyncio does."""
-        begun = self.current.wrap_bio(incoming, outgoing, *args, **kwargs)
+        begun = super().wrap_bio(incoming, outgoing, *args, **kwargs)
         if isinstance(begun, _Explaining):
             begun.outgoing = outgoing
         return begun
@@ -146,8 +142,8 @@ class Certificate:
         self._files = (cert, key, client_ca)
         self._seen = self._signature()
         self._met = self._said = ""
-        self.context = Live(ssl.PROTOCOL_TLS_SERVER)
-        self.context.current = server_context(*self._files)
+        self.context = server_context(*self._files)
+        """For the next connection; the others keep theirs."""
 
     def look(self) -> None:
         """Load the files anew if they changed."""
@@ -155,7 +151,7 @@ class Certificate:
         if seen == self._seen:
             return
         try:
-            self.context.current = server_context(*self._files)
+            self.context = server_context(*self._files)
         except Misconfigured as fault:
             # Of two files one may be new and the other not yet: it is said the second time.
             if self._met == str(fault) != self._said:

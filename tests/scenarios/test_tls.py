@@ -124,17 +124,17 @@ def test_a_broken_new_certificate_is_reported_and_the_old_one_stays(
 ) -> None:
     first, second = made(tmp_path / "1"), made(tmp_path / "2")
     watched = Certificate(first.chain_file, first.key_file)
-    before = watched.context.current
+    before = watched.context
     damage(first.chain_file, first.key_file, second)
     for _ in range(4):
         watched.look()
-        assert watched.context.current is before
+        assert watched.context is before
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "stays as it was" in caplog.text
     shutil.copy(second.chain_file, first.chain_file)
     shutil.copy(second.key_file, first.key_file)
     watched.look()
-    assert watched.context.current is not before
+    assert watched.context is not before
 
 
 def test_two_files_that_are_replaced_one_after_the_other_are_no_alarm(
@@ -143,13 +143,13 @@ def test_two_files_that_are_replaced_one_after_the_other_are_no_alarm(
     caplog.set_level(logging.WARNING)
     first, second = made(tmp_path / "1"), made(tmp_path / "2")
     watched = Certificate(first.chain_file, first.key_file)
-    before = watched.context.current
+    before = watched.context
     shutil.copy(second.chain_file, first.chain_file)
     watched.look()
-    assert watched.context.current is before
+    assert watched.context is before
     shutil.copy(second.key_file, first.key_file)
     watched.look()
-    assert watched.context.current is not before
+    assert watched.context is not before
     assert caplog.text == ""
 
 
