@@ -64,14 +64,17 @@ def read(settings: Settings) -> Status | None:
 
 
 def problem(settings: Settings, now: float) -> str:
-    """Return what is wrong with the daily backup; empty when nothing is, or it is off."""
+    """Return what is wrong with the daily backup; empty when nothing is, or it is off.
+
+    One that was just turned on, or came with a restore, has its first days to make one.
+    """
     if not settings.backup_recipient:
         return ""
     status = read(settings)
     if status is None:
-        return "No backup was made yet."
+        return ""
     if status.error:
         return f"The last backup failed: {status.error}"
-    if status.made is None or now - status.made > LATE:
+    if now - (status.tried if status.made is None else status.made) > LATE:
         return "There was no backup for three days: see systemctl status pvemcp-backup.timer."
     return ""

@@ -60,7 +60,7 @@ class Place:
     def pvemcp(self, *words: str, code: int = 0, stdin: bytes = b"") -> Result:
         """Run a command as root of the machine, with the login of PVE's administrator."""
         argv = ["pvemcp", *words]
-        if words[0] in {"setup", "client"}:
+        if words[0] in {"setup", "client", "restore"} or words == ("backup",):
             argv += ["--pve-url", self.pve["url"], "--pve-fingerprint", self.pve["pin"]]
             argv += ["--admin", "root@pam", "--admin-password-file", PASSWORD_FILE]
         done = self.machine.run(argv, check=False, timeout=60, stdin=stdin)
@@ -112,15 +112,20 @@ def place(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
     """A machine that the tests of this file share, in their order."""
     with Machine.create(suite, tmp_path_factory.mktemp(f"{suite}-setup")) as machine:
         machine.boot()
-        install(machine)
-        certificate, key = make_certificate(machine.address)
-        local = "/etc/pve/local"  # as on a node: the mirror shows it to the service
-        machine.copy_in(certificate, f"{local}/pve-ssl.pem", mode=0o640)
-        machine.copy_in(key, f"{local}/pve-ssl.key", mode=0o640)
-        machine.run(["install", "-d", "-m", "0700", "/etc/pve/priv", "/etc/pve/priv/lock"])
-        pve = simulate(machine, machine.address)
-        machine.copy_in(pve["password"].encode(), PASSWORD_FILE, mode=0o600)
-        yield Place(machine, pve)
+        yield place_in(machine)
+
+
+def place_in(machine: Machine) -> Place:
+    """Install pvemcp in a machine that runs, with a certificate of its node and a PVE."""
+    install(machine)
+    certificate, key = make_certificate(machine.address)
+    local = "/etc/pve/local"  # as on a node: the mirror shows it to the service
+    machine.copy_in(certificate, f"{local}/pve-ssl.pem", mode=0o640)
+    machine.copy_in(key, f"{local}/pve-ssl.key", mode=0o640)
+    machine.run(["install", "-d", "-m", "0700", "/etc/pve/priv", "/etc/pve/priv/lock"])
+    pve = simulate(machine, machine.address)
+    machine.copy_in(pve["password"].encode(), PASSWORD_FILE, mode=0o600)
+    return Place(machine, pve)
 
 
 async def test_it_is_made_twice_used_and_taken_back(place: Place) -> None:

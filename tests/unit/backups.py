@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pvemcp.access.grants import Grants
+from pvemcp.access.shared import SharedClient, SharedClients, encode, take_over
 from pvemcp.call import ApiToken, Effect
 from pvemcp.settings import Settings
 from pvemcp.setup.backup import archive, make, manifest, signing
@@ -19,6 +20,17 @@ from tests.unit.test_retention import fill
 WHEN = 1_900_000_000.0
 NAME = f"pvemcp-{socket.gethostname().partition('.')[0]}-20300317T174640Z.age"
 TOKEN = ApiToken("pvemcp@pve!laptop", "11111111-2222-3333-4444-555555555555")
+
+
+SHARED = SharedClient(
+    id="0123456789abcdef",
+    name="shared",
+    hash="ab" * 32,
+    ceiling="read",
+    created=1.0,
+    token_id="pvemcp@pve!shared",
+    token_secret="99999999-2222-3333-4444-555555555555",
+)
 
 
 @dataclass
@@ -106,13 +118,16 @@ def install(root: Path) -> Installation:
     )
     (etc / "exec.toml").write_text("# what may run\n")
     (etc / "firewall.nft").write_text("table inet pvemcp {}\n")
+    for name in ("pvemcp.toml", "firewall.nft"):
+        (etc / name).chmod(0o600)
     (root / "units/pvemcp.service.d").mkdir(parents=True)
     (root / "units/pvemcp.service.d/own.conf").write_text("[Service]\nMemoryMax=1G\n")
     (root / "cluster").mkdir()
-    (root / "cluster/clients.json").write_text("{}\n")
+    (root / "cluster/clients.json").write_bytes(encode(SharedClients(3, (SHARED,))))
     with Store(root / "state") as store:
         _, secret = Grants(store).create("laptop", Effect.CHANGE, token=TOKEN)
         store.key("request-state")
+        take_over(store, SharedClients(3, (SHARED,)))
         fill(store, [1.0, 2.0, 3.0])
     own = signing.signing_key(root / "secrets", make=True)
     assert own is not None

@@ -8,6 +8,7 @@ import gzip
 import io
 import os
 import resource
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import tarfile
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,10 @@ from hypothesis import strategies as st
 from pvemcp import backup_status
 from pvemcp.access.grants import Grants
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Misconfigured, Unavailable
+from pvemcp.health.backups import check_backups
 from pvemcp.setup.backup import archive, database
 from pvemcp.setup.backup.begin import begin
-from pvemcp.setup.backup.folder import delete_old, file_name, kept_in
+from pvemcp.setup.backup.folder import delete_old, file_name, folder_of_storage, kept_in, usable
 from pvemcp.setup.backup.make import DATABASE
 from pvemcp.setup.backup.opened import open_backup
 from pvemcp.setup.backup.sealing import (
@@ -448,3 +451,55 @@ def test_what_is_in_a_folder_is_listed_by_its_age(own: Installation) -> None:
     listed = kept_in(own.root / "backups")
     assert [each.made for each in listed] == [WHEN + day * 86400 for day in range(3)]
     assert kept_in(own.root / "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"type": "lvmthin", "vgname": "pve"}, r"\(lvmthin\) has no path"),
+        ({"type": "zfspool", "pool": "tank"}, "has no path"),
+        ({"type": "dir", "path": "relative"}, "has no path"),
+        ({"type": "dir", "path": "{}", "disable": 1}, "is disabled"),
+        ({"type": "dir", "path": "{}", "nodes": "elsewhere, nowhere"}, "only on: elsewhere"),
+        ({"type": "nfs", "path": "{}"}, "not mounted at"),
+        ({"type": "dir", "path": "{}", "is_mountpoint": "1"}, "not mounted at"),
+        ({"type": "dir", "path": "{}", "is_mountpoint": "/proc/self"}, "not mounted at /proc/self"),
+    ],
+)
+def test_a_storage_that_cannot_hold_files_now_is_refused(
+    tmp_path: Path, config: dict[str, object], problem: str
+) -> None:
+    given = {
+        name: tmp_path.as_posix() if value == "{}" else value for name, value in config.items()
+    }
+    with pytest.raises(Fault, match=problem):
+        usable("nas", given)
+
+
+def test_a_storage_gets_a_folder_of_ours(tmp_path: Path) -> None:
+    host = socket.gethostname().partition(".")[0]
+    config = {"type": "dir", "path": str(tmp_path), "nodes": f"other,{host}", "is_mountpoint": "no"}
+    assert usable("local", config) == tmp_path / "pvemcp-backup"
+    assert usable("proc", {"type": "nfs", "path": "/proc"}) == Path("/proc/pvemcp-backup")
+    with pytest.raises(Invalid, match="not the name of a storage"):
+        folder_of_storage("--help")
+
+
+def test_what_is_wrong_with_the_daily_backup_is_said_and_nothing_else(own: Installation) -> None:
+    settings = replace(own.settings, backup_recipient=own.recipient.text)
+    assert backup_status.problem(settings, WHEN) == ""
+    own.backup()
+    for days, wrong in ((1, False), (2.9, False), (3.1, True)):
+        assert bool(backup_status.problem(settings, WHEN + days * 86400)) is wrong
+    with pytest.raises(Conflict):
+        own.backup()
+    assert "exists" in backup_status.problem(settings, WHEN)
+    assert backup_status.problem(own.settings, WHEN) == ""
+    [found] = check_backups(settings)
+    assert not found.ok
+    for content in (b"", b"[]", b"null", b'{"tried": "x"}', b"\xff"):
+        backup_status.path_of(settings).write_bytes(content)
+        assert backup_status.read(settings) is None
+        [found] = check_backups(settings)
+        assert found.ok
+        assert found.repair

@@ -301,5 +301,38 @@ def test_a_backup_that_fails_has_an_exit_code_and_is_listed_as_failed(
     config.touch(0o600)
     pvemcp("--config", str(config), "backup", "init")
     words = ("--config", str(config), "backup", "--scheduled", "--to-storage", "nas")
-    assert "no pvesh here" in pvemcp(*words, answer=2).stderr
+    assert "is not on this machine" in pvemcp(*words, answer=2).stderr
     assert "The last backup failed" in pvemcp("--config", str(config), "backup", "list").stderr
+
+
+def test_a_backup_is_restored_where_nothing_was(pvemcp: Commands, tmp_path: Path) -> None:
+    made = pvemcp("grant", "create", "laptop", "--ceiling", "read").stdout
+    [secret] = set(SECRET.findall(made))
+    phrase = tmp_path / "phrase"
+    phrase.touch(0o600)
+    phrase.write_text("a horse and a battery\n")
+    path = pvemcp("backup", "--passphrase-file", str(phrase)).stdout.rpartition(" (")[0]
+    options = ("restore", path, "--passphrase-file", str(phrase))
+    second = tmp_path / "second"
+    shown = pvemcp(*options, "--dry-run", PVEMCP_STATE_DIR=str(second)).stdout
+    assert f"make {second}/pvemcp.db" in shown
+    assert not second.exists()
+    assert "Restored." in pvemcp(*options, "--yes", PVEMCP_STATE_DIR=str(second)).stdout
+    with Store(second) as store:
+        assert Grants(store).authenticate(secret) is not None
+    assert "nothing to take back" in pvemcp("restore", "--recover").stdout
+    pvemcp(*options, answer=130)  # nobody said yes
+
+
+def test_a_restore_works_while_the_settings_are_broken(pvemcp: Commands, tmp_path: Path) -> None:
+    pvemcp("grant", "create", "laptop", "--ceiling", "read")
+    config = tmp_path / "pvemcp.toml"
+    config.write_text('log_level = "debug"\n')
+    phrase = tmp_path / "phrase"
+    phrase.touch(0o600)
+    phrase.write_text("a horse and a battery\n")
+    words = ("--config", str(config))
+    path = pvemcp(*words, "backup", "--passphrase-file", str(phrase)).stdout.rpartition(" (")[0]
+    config.write_text("nonsense")
+    pvemcp(*words, "restore", path, "--passphrase-file", str(phrase), "--yes")
+    assert config.read_text() == 'log_level = "debug"\n'

@@ -17,6 +17,7 @@ from pvemcp.cli.client import client
 from pvemcp.cli.firewall import firewall
 from pvemcp.cli.grant import grant
 from pvemcp.cli.migrate import migrate
+from pvemcp.cli.restore import restore
 from pvemcp.cli.run import demo, serve, simulate, stdio
 from pvemcp.cli.sessions import sessions
 from pvemcp.cli.setup import setup
@@ -46,7 +47,7 @@ def commands(context: click.Context, config: Path | None) -> None:
 
 for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, sessions, alert):
     commands.add_command(command)
-for command in (audit, backup, firewall, doctor, connect):
+for command in (audit, backup, restore, firewall, doctor, connect):
     commands.add_command(command)
 
 

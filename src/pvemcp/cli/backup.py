@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pvemcp.cli import words
+from pvemcp.cli import admin, words
 from pvemcp.errors import Fault, Misconfigured
 from pvemcp.settings import Settings
 
 if TYPE_CHECKING:
     from pvemcp.setup.backup.make import Made
     from pvemcp.setup.backup.opened import Backup
+    from pvemcp.setup.backup.places import Places
     from pvemcp.setup.backup.sealing import Identity, Passphrase, Recipient
 
 FILE = click.Path(path_type=Path)
@@ -55,19 +57,24 @@ def with_key(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="As the daily timer does: only to the recipient, and delete older ones.",
 )
+@admin.options
 @click.pass_context
 def backup(
     context: click.Context,
+    *,
     to: Path | None,
     to_storage: str | None,
-    with_audit: bool,  # noqa: FBT001 - click passes it so
-    passphrase: bool,  # noqa: FBT001
+    with_audit: bool,
+    passphrase: bool,
     passphrase_file: Path | None,
-    scheduled: bool,  # noqa: FBT001
+    scheduled: bool,
+    given: admin.Given,
 ) -> None:
     """Make a backup of settings, grants, keys, the head of the audit, and what root set besides.
 
-    It is encrypted to the recipient of the settings (pvemcp backup init), or to a passphrase.
+    It is encrypted to the recipient of the settings (pvemcp backup init), or to a passphrase. On a
+    PVE host, or with --admin, it also holds the rights of the clients in PVE, so that another PVE
+    can give them the same.
     """
     if context.invoked_subcommand is not None:
         return
@@ -79,7 +86,8 @@ def backup(
         return
     chosen = str(to.absolute()) if to else f"storage:{to_storage}" if to_storage else ""
     lock = _lock(settings, passphrase_file, asked=passphrase, scheduled=scheduled)
-    made = _make(settings, chosen, lock, whole_audit=with_audit, scheduled=scheduled)
+    rights = _rights(given, settings)
+    made = _make(settings, chosen, lock, rights, whole_audit=with_audit, scheduled=scheduled)
     click.echo(f"{made.path} ({made.size:,} bytes)")
     for path in made.deleted:
         click.echo(f"deleted {path}: only {settings.backup_keep} are kept")
@@ -89,6 +97,7 @@ def _make(
     settings: Settings,
     to: str,
     lock: Recipient | Passphrase,
+    rights: bytes,
     *,
     whole_audit: bool,
     scheduled: bool,
@@ -104,7 +113,26 @@ def _make(
         making.note_failure(settings, where, fault, begun)
         raise
     keep = settings.backup_keep if scheduled else None
-    return making.make(folder, where, settings, lock, whole_audit=whole_audit, keep=keep)
+    return making.make(
+        folder, where, settings, lock, whole_audit=whole_audit, keep=keep, rights=rights
+    )
+
+
+def _rights(given: admin.Given, settings: Settings) -> bytes:
+    """Return the rights of the clients in PVE; nothing where nobody can tell."""
+    from pvemcp.setup.backup.pve_tokens import kept_rights  # noqa: PLC0415 - slow to import
+    from pvemcp.setup.place import is_pve_host  # noqa: PLC0415 - slow to import
+
+    if not given.elsewhere and not (is_pve_host() and os.geteuid() == 0):
+        return b""
+    try:
+        with admin.pve_access(given, settings) as access:
+            return kept_rights(access)
+    except Fault as fault:
+        if given.elsewhere:
+            raise
+        click.echo(f"Without the rights of clients in PVE: {fault.message}", err=True)
+        return b""
 
 
 def _lock(
@@ -165,24 +193,23 @@ def verify(
     context: click.Context, file: Path, key: Path | None, passphrase_file: Path | None
 ) -> None:
     """Open a backup, check everything in it, and say what it holds. Nothing is written."""
-    found = opened(context, file, key, passphrase_file)
+    from pvemcp.setup.backup.places import places  # noqa: PLC0415 - slow to import
+
+    found = opened(file, key, passphrase_file, places(words.settings(context)))
     for line in _described(found):
         click.echo(words.printable(line))
 
 
-def opened(
-    context: click.Context, file: Path, key: Path | None, passphrase_file: Path | None
-) -> Backup:
+def opened(file: Path, key: Path | None, passphrase_file: Path | None, where: Places) -> Backup:
     """Return the backup in a file. Asks for what opens it, when no file is named."""
     from pvemcp.setup.backup.opened import (  # noqa: PLC0415 - slow to import
         open_backup,
         sealed_by_passphrase,
     )
-    from pvemcp.setup.backup.places import places  # noqa: PLC0415
     from pvemcp.setup.backup.signing import public, signing_key  # noqa: PLC0415
 
     by_passphrase = sealed_by_passphrase(file)
-    secret = signing_key(places(words.settings(context)).secrets, make=False)
+    secret = signing_key(where.secrets, make=False)
     return open_backup(
         file,
         lambda: _key(key, passphrase_file, by_passphrase=by_passphrase),

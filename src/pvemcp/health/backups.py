@@ -21,6 +21,9 @@ def check_backups(settings: Settings) -> Iterator[Check]:
     if wrong := backup_status.problem(settings, time.time()):
         yield bad("backup", wrong, "See journalctl -u pvemcp-backup; try it: pvemcp backup")
         return
-    if status := backup_status.read(settings):
-        made = datetime.fromtimestamp(status.made or 0, UTC)
-        yield good("backup", f"{status.file}, made {made:%Y-%m-%d %H:%M} UTC")
+    status = backup_status.read(settings)
+    if status is None or status.made is None:
+        yield warning("backup", "none was made yet", "The timer makes one a day: pvemcp backup")
+        return
+    made = datetime.fromtimestamp(status.made, UTC)
+    yield good("backup", f"{status.file}, made {made:%Y-%m-%d %H:%M} UTC")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +17,9 @@ from pvemcp.access.grants import Grant
 from pvemcp.call import ApiToken, Effect
 from pvemcp.errors import Conflict, Fault, Invalid, Missing
 from pvemcp.setup.access import PveAccess
-from pvemcp.setup.account import USER, USER_PATH, Entry, entries, exists, write
-from pvemcp.setup.roles import ACCESS, KINDS, NO_ACCESS, PRIVILEGES
+from pvemcp.setup.account import USER, Entry, entries
+from pvemcp.setup.client_tokens import ClientTokens, belongs, next_id, path_of
+from pvemcp.setup.roles import ACCESS, KINDS, NO_ACCESS
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{1,39}")
 """Both a grant's name and a token's id take it; the dot is for rotations."""
@@ -93,6 +93,7 @@ class Clients:
     def __init__(self, access: PveAccess, book: Book) -> None:
         self._access = access
         self._book = book
+        self._tokens = ClientTokens(access)
 
     def add(self, wanted: Wanted) -> tuple[Grant, str]:
         """Make a client and return its grant with its secret, which cannot be had again."""
@@ -103,18 +104,18 @@ class Clients:
                 hint=f"Choose another name, or first: pvemcp client revoke {wanted.name}",
             )
         until = None if wanted.expires is None else time.time() + wanted.expires
-        token = self._make_token(wanted.name, until, wanted.rights())
+        token = self._tokens.make(wanted.name, until, wanted.rights())
         try:
             ceiling = KINDS[wanted.kind].ceiling
             return self._book.create(wanted.name, ceiling, expires=wanted.expires, token=token)
         except Fault:
-            self._remove_token(token.id)
+            self._tokens.remove(token.id)
             raise
 
     def revoke(self, name: str) -> list[str]:
         """End a client: its grant first, which counts at once, then its tokens in PVE."""
         said = []
-        tokens = self._tokens_of(name)
+        tokens = self._tokens.of(name)
         try:
             grant = self._book.revoke(name)
         except Missing:
@@ -125,9 +126,9 @@ class Clients:
             if grant.token and grant.token.id not in tokens:
                 said.append(f"its PVE token {grant.token.id} was not made or is gone already")
         for token in tokens:
-            self._remove_token(token)
+            self._tokens.remove(token)
             said.append(f"the PVE token {token} is removed")
-        self._drop_unused()
+        self._tokens.drop_unused()
         return said
 
     def rotate(self, name: str, *, grace: float = GRACE) -> tuple[Grant, str]:
@@ -135,44 +136,44 @@ class Clients:
         grant = self._book.named(name)
         if grant.token is None or grant.token.id.partition("!")[0] != USER:
             return self._book.rotate(name, grace=grace, token=None)
-        old, there = grant.token.id, self._tokens_of(name)
+        old, there = grant.token.id, self._tokens.of(name)
         if old not in there:
             raise Missing(
                 f"PVE has no token {old} any more.",
                 hint=f"Make the client anew: pvemcp client revoke {name}, then pvemcp client add.",
             )
         for left in there - {old}:  # of an earlier rotation, or of one that was interrupted
-            self._remove_token(left)
-        fresh = _next_id(name, old)
+            self._tokens.remove(left)
+        fresh = next_id(name, old)
         rights = [
             Entry(one.path, "token", f"{USER}!{fresh}", one.role, one.propagate)
             for one in sorted(entries(self._access, old), key=lambda one: one.role != NO_ACCESS)
         ]
-        token = self._make_token(fresh, grant.expires, rights)
+        token = self._tokens.make(fresh, grant.expires, rights)
         renewed, secret = self._book.rotate(name, grace=grace, token=token)
         if grace:
             ends = min(time.time() + grace, grant.expires or math.inf)
-            self._access.put(_token_path(old), expire=int(ends))
+            self._access.put(path_of(old), expire=int(ends))
         else:
-            self._remove_token(old)
+            self._tokens.remove(old)
         return renewed, secret
 
     def finish(self, name: str) -> list[str]:
         """End what a rotation left over: the former secret, and the former token."""
         grant = self._book.named(name)
         self._book.end_previous(name)
-        left = self._tokens_of(name) - {grant.token_id}
+        left = self._tokens.of(name) - {grant.token_id}
         for token in left:
-            self._remove_token(token)
+            self._tokens.remove(token)
         return [f"the PVE token {token} is removed" for token in sorted(left)]
 
     def rows(self) -> list[Row]:
         """Return all clients, and what only one of the halves knows."""
-        there, rights = self._there(), entries(self._access)
+        there, rights = self._tokens.there(), entries(self._access)
         rows, known = [], set()
         for grant in self._book.list():
             token = grant.token_id
-            known |= {f"{USER}!{one}" for one in there if _belongs(one, grant.name)}
+            known |= {f"{USER}!{one}" for one in there if belongs(one, grant.name)}
             shown = tuple(_short(one) for one in rights if one.ugid == token and _matters(one))
             rows.append(Row(grant.name, grant, token, shown, _state(grant, there)))
         for tokenid in sorted(there):
@@ -181,76 +182,6 @@ class Clients:
                 shown = tuple(_short(one) for one in rights if one.ugid == token and _matters(one))
                 rows.append(Row(tokenid, None, token, shown, "no grant here"))
         return rows
-
-    # PVE's half -----------------------------------------------------------------------------
-
-    def _make_token(self, tokenid: str, until: float | None, rights: Iterable[Entry]) -> ApiToken:
-        there = self._there()
-        if tokenid in there:
-            raise Conflict(
-                f"PVE has a token {USER}!{tokenid} already, of which no grant here knows.",
-                hint="It may belong to another installation: choose another name. If it is a "
-                f"left-over: pvemcp client revoke {tokenid}",
-            )
-        rights = list(rights)
-        self._allow_account({one.role for one in rights} - {NO_ACCESS})
-        made = self._access.post(
-            _token_path(f"{USER}!{tokenid}"),
-            privsep=True,
-            comment=f"MCP client, by pvemcp on {socket.gethostname()}",
-            expire=0 if until is None else int(until),
-        )
-        token = ApiToken(f"{USER}!{tokenid}", str(made["value"]))
-        try:
-            for entry in rights:
-                write(self._access, entry)
-        except Fault:
-            self._remove_token(token.id)
-            raise
-        return token
-
-    def _allow_account(self, roles: set[str]) -> None:
-        there = {(one.path, one.role) for one in entries(self._access, USER)}
-        if (ACCESS, NO_ACCESS) not in there:
-            raise Missing(
-                f"The account {USER} is not closed off from accounts and rights in PVE.",
-                hint="Repair it first: pvemcp setup",
-            )
-        for role in sorted(roles):
-            if ("/", role) not in there:
-                write(self._access, Entry("/", "user", USER, role, propagate=role != "MCPHA"))
-
-    def _drop_unused(self) -> None:
-        """Take from the account the roles that no token of it has any more."""
-        found = entries(self._access)
-        used = {one.role for one in found if one.type == "token"}
-        for one in found:
-            if one.type == "user" and one.path == "/" and one.role in PRIVILEGES.keys() - used:
-                write(self._access, one, delete=True)
-
-    def _remove_token(self, token: str) -> None:
-        for entry in entries(self._access, token):
-            write(self._access, entry, delete=True)
-        if token.partition("!")[2] in self._there():
-            self._access.delete(_token_path(token))
-
-    def _there(self) -> Mapping[str, dict[str, Any]]:
-        """Return the tokens of our account by id. Raises Missing without the account."""
-        try:
-            rows = self._access.get(f"{USER_PATH}/token")
-        except Missing:
-            if exists(self._access):
-                raise
-            raise Missing(
-                f"PVE has no user {USER}.", hint="Run first, once: pvemcp setup"
-            ) from None
-        return {str(row["tokenid"]): row for row in rows}
-
-    def _tokens_of(self, name: str) -> set[str]:
-        try:
-            return {f"{USER}!{one}" for one in self._there() if _belongs(one, name)}
-        except Missing:
-            return set()
 
 
 def refuse_bad(wanted: Wanted) -> None:
@@ -268,19 +199,6 @@ def refuse_bad(wanted: Wanted) -> None:
             )
         if path == ACCESS or path.startswith(f"{ACCESS}/"):
             raise Invalid("No client gets rights on /access: they lead to all others.")
-
-
-def _belongs(tokenid: str, name: str) -> bool:
-    return bool(re.fullmatch(rf"{re.escape(name)}(\.\d+)?", tokenid))
-
-
-def _next_id(name: str, token: str) -> str:
-    number = token.rpartition("!")[2].removeprefix(name).removeprefix(".")
-    return f"{name}.{int(number or 1) + 1}"
-
-
-def _token_path(token: str) -> str:
-    return f"{USER_PATH}/token/{token.partition('!')[2]}"
 
 
 def _matters(entry: Entry) -> bool:

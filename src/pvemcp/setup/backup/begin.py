@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from pvemcp.errors import Conflict, Misconfigured
+from pvemcp.errors import Conflict, Misconfigured, Missing
 from pvemcp.settings import Settings
+from pvemcp.setup import toml_lines
 from pvemcp.setup.backup.places import Places
 from pvemcp.setup.backup.sealing import key_file, new_identity
 from pvemcp.setup.backup.signing import public, signing_key
 from pvemcp.setup.backup.written import replace_content, write_new
 
 TIMER = "pvemcp-backup.timer"
-_LINE = re.compile(r"^[ \t]*backup_recipient[ \t]*=.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,8 @@ def begin(
             f"There is a key already: {settings.backup_recipient}.",
             hint="With --again a new one takes its place; older backups then still need the old.",
         )
+    if where.owner is not None and where.settings is not None and not where.settings.exists():
+        raise Missing(f"There is no {where.settings} yet.", hint="Run first: pvemcp setup")
     secret = signing_key(where.secrets, make=True)
     assert secret is not None  # noqa: S101 - it is made if there is none
     identity, recipient = new_identity()
@@ -53,14 +54,14 @@ def begin(
     if path is not None:
         write_new(path, text.encode())
     said = [f"The key is in {path}: take it away from this host."] if path else []
-    said.append(_set(where.settings, recipient.text))
+    said.append(_set(where, recipient.text))
     if where.unit:
         said.append(_turn_on())
     return Begun(text, recipient.text, tuple(said))
 
 
-def _set(path: Path | None, recipient: str) -> str:
-    line = f'backup_recipient = "{recipient}"'
+def _set(where: Places, recipient: str) -> str:
+    path = where.settings
     if path is None:
         return f"There is no settings file: set PVEMCP_BACKUP_RECIPIENT={recipient}"
     try:
@@ -69,12 +70,8 @@ def _set(path: Path | None, recipient: str) -> str:
         raise Misconfigured(
             f"{path} cannot be read: {exc.strerror}.", hint="Run as root."
         ) from None
-    if _LINE.search(text):
-        changed = _LINE.sub(line, text)
-    else:
-        changed = f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n"
-    replace_content(path, changed.encode())
-    return f"{path}: {line}"
+    replace_content(path, toml_lines.changed(text, {"backup_recipient": recipient}).encode())
+    return f"{path}: backup_recipient is set to {recipient}"
 
 
 def _turn_on() -> str:

@@ -77,6 +77,14 @@ def brought_up_to_date(database: bytes, *, audit_of: Path | None) -> bytes:
         return _serialized(db)
 
 
+def clients_in(state: Path) -> set[str]:
+    """Return the names of the grants of a state folder; none when there is no database."""
+    if not (state / FILE).exists():
+        return set()
+    with _reading(state / FILE) as db:
+        return {str(name) for (name,) in db.execute("SELECT name FROM grants")}
+
+
 def calls_in(state: Path) -> int:
     """Return how many calls the audit of a state folder has; 0 when there is no database."""
     if not (state / FILE).exists():

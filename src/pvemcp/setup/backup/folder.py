@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pvemcp.errors import Invalid, Missing, Unavailable
+from pvemcp.errors import Invalid, Unavailable
 from pvemcp.setup.backup.sealing import FIRST_LINE
 from pvemcp.setup.backup.written import unwritable
+from pvemcp.setup.pvesh import Pvesh
 
 SUBFOLDER = "pvemcp-backup"
 _NAME = re.compile(r"pvemcp-(?P<host>[A-Za-z0-9-]+)-(?P<date>\d{8}T\d{6}Z)\.age")
 _STORAGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]")
 _MOUNTED = frozenset({"nfs", "cifs", "cephfs", "glusterfs"})
 """Storages that PVE mounts: an empty folder in their place is on the host's own disk."""
-_PVESH_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +83,11 @@ def folder_of_storage(storage: str) -> Path:
     """Return our folder in a storage of PVE, which says where it is. Raises a Fault."""
     if not _STORAGE.fullmatch(storage):
         raise Invalid(f"{storage!r} is not the name of a storage.", hint="See: pvesm status")
-    return _usable(storage, _ask_pve(storage))
+    return usable(storage, Pvesh().get(f"/storage/{storage}"))
 
 
-def _usable(storage: str, config: Mapping[str, Any]) -> Path:
+def usable(storage: str, config: Mapping[str, Any]) -> Path:
+    """Return our folder in a storage that PVE describes so. Raises a Fault when it has no place."""
     kind, path = str(config.get("type")), config.get("path")
     if not isinstance(path, str) or not path.startswith("/"):
         raise Invalid(
@@ -113,35 +112,3 @@ def _require_mount(storage: str, path: Path) -> None:
             f"The storage {storage} is not mounted at {path}.",
             hint="See pvesm status; without the mount the backup would fill this host's own disk.",
         )
-
-
-def _ask_pve(storage: str) -> Mapping[str, Any]:
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed program, no shell
-            ["/usr/bin/pvesh", "get", f"/storage/{storage}", "--output-format", "json"],
-            capture_output=True,
-            text=True,
-            timeout=_PVESH_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise Unavailable(
-            "There is no pvesh here: storages can be named on a PVE host only.",
-            hint="Name a folder with --to.",
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise Unavailable(
-            "PVE does not answer.", hint="See: systemctl status pve-cluster"
-        ) from None
-    if done.returncode:
-        raise Missing(
-            f"PVE does not know the storage {storage}: {done.stderr.strip()[:200]}",
-            hint="See: pvesm status",
-        )
-    try:
-        found = json.loads(done.stdout)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise Unavailable(f"PVE answered something else than the storage {storage}.")
-    return found

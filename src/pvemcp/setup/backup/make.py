@@ -13,6 +13,7 @@ from pvemcp.backup_status import Status
 from pvemcp.errors import Fault
 from pvemcp.settings import Settings
 from pvemcp.setup.backup import archive, database, manifest, signing
+from pvemcp.setup.backup.cluster import this_cluster
 from pvemcp.setup.backup.folder import delete_old, file_name, folder_of_storage
 from pvemcp.setup.backup.places import Places, read_files
 from pvemcp.setup.backup.sealing import Passphrase, Recipient, seal
@@ -58,7 +59,8 @@ def contents(
     described = manifest.Manifest(
         made=made,
         host=socket.gethostname(),
-        names=manifest.own_names(),
+        machine=manifest.this_machine(),
+        cluster=this_cluster(),
         schema=database.schema(members[DATABASE]),
         audit="whole" if whole_audit else "head",
         head=database.head(members[DATABASE]),

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pvemcp import __version__
@@ -17,6 +18,7 @@ NAME = "manifest.json"
 SIGNATURE = "manifest.sig"
 FORMAT = 1
 LIMIT = 256 * 1024
+MACHINE_ID = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,10 @@ class Manifest:
 
     made: float
     host: str
-    names: tuple[str, ...]
-    """Names and addresses of that host."""
+    machine: str
+    """Which installation of an operating system that is."""
+    cluster: str
+    """Which cluster; empty where there is no PVE."""
     schema: int
     """Of its database."""
     audit: str
@@ -65,7 +69,8 @@ def parse(content: bytes) -> Manifest:
         return Manifest(
             made=float(given["made"]),
             host=_text(given["host"]),
-            names=tuple(_text(name) for name in given["names"]),
+            machine=_text(given["machine"]),
+            cluster=_text(given["cluster"]),
             schema=int(given["schema"]),
             audit=_text(given["audit"]),
             head={**given["head"]},
@@ -92,14 +97,11 @@ def _text(value: Any) -> str:
     return value
 
 
-def own_names() -> tuple[str, ...]:
-    """Return this host's names and addresses, as far as it knows them."""
-    name = socket.gethostname()
-    found = {name: None, name.partition(".")[0]: None, socket.getfqdn(): None}
+def this_machine() -> str:
+    """Return what tells this installation of an operating system from all others."""
     try:
-        for *_, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
-            if not str(address[0]).startswith(("127.", "::1", "fe80:")):
-                found[str(address[0])] = None
+        identity = MACHINE_ID.read_bytes().strip()
     except OSError:
-        pass
-    return tuple(each for each in found if each and each != "localhost")
+        identity = b""
+    # machine-id(5) asks for a hash; hosts that are installed anew may have the name of the old.
+    return hashlib.sha256(b"pvemcp:" + (identity or socket.gethostname().encode())).hexdigest()
