@@ -74,6 +74,20 @@ def test_refusals_are_faults(
         pvesh(tmp_path, err=stderr, code=code).get("/access/roles")
 
 
+def test_the_firewalls_options_are_read_where_pvesh_cannot(tmp_path: Path) -> None:
+    err = (
+        "unknown schema type (not an object?)\nCompilation failed in require at /usr/bin/pvesh "
+        "line 6.\nBEGIN failed--compilation aborted at /usr/bin/pvesh line 6.\n"
+    )
+    pvesh(tmp_path, err=err, code=2)
+    asked = Pvesh(tmp_path / "pvesh", tmp_path / "cluster.fw")
+    assert asked.get("/cluster/firewall/options") == {}
+    (tmp_path / "cluster.fw").write_text("[OPTIONS]\n\nenable: 1\n# x\n\n[RULES]\nIN ACCEPT: 1\n")
+    assert asked.get("/cluster/firewall/options") == {"enable": "1"}
+    with pytest.raises(Rejected):
+        asked.get("/cluster/other")
+
+
 def test_without_pvesh_it_says_how_else(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="not on this machine") as refused:
         Pvesh(tmp_path / "none").get("/version")

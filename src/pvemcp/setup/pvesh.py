@@ -18,13 +18,20 @@ _NOISE = ("user config - ", "Subroutine ", "pvesh ")
 """Warnings about what is orphaned in user.cfg, and pvesh's own usage."""
 
 
+# Seen on PVE 9.2: pvesh cannot get a method whose parameters are declared without properties.
+_UNREADABLE = "unknown schema type"
+_FIREWALL_OPTIONS = "/cluster/firewall/options"
+CLUSTER_FW = Path("/etc/pve/firewall/cluster.fw")
+
+
 class Pvesh:
     """Runs `pvesh` as root@pam. No parameter of set-up is a secret: argv is readable in `ps`."""
 
     who = "root@pam, by pvesh on this host"
 
-    def __init__(self, program: Path = PVESH) -> None:
+    def __init__(self, program: Path = PVESH, cluster_fw: Path = CLUSTER_FW) -> None:
         self._program = program
+        self._cluster_fw = cluster_fw
 
     def get(self, path: str, /, **params: Any) -> Any:
         """Read."""
@@ -65,9 +72,28 @@ class Pvesh:
                 f"pvesh {_VERBS[verb]} {path} did not end within {SECONDS} s.",
                 hint="Look at: pvecm status, systemctl status pve-cluster.",
             ) from None
+        if done.returncode and path == _FIREWALL_OPTIONS and _UNREADABLE in done.stderr:
+            return _options(self._cluster_fw)
         if done.returncode:
             raise _fault(f"{verb} {path}", done.stderr)
         return _decoded(done.stdout)
+
+
+def _options(path: Path) -> dict[str, str]:
+    """Return the options in a firewall's file; none when there is no file."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, str] = {}
+    section = ""
+    for line in (one.strip() for one in lines):
+        if line.startswith("["):
+            section = line.lower()
+        elif section == "[options]" and line and not line.startswith("#"):
+            name, _, value = line.partition(":")
+            found[name.strip()] = value.strip()
+    return found
 
 
 def _decoded(text: str) -> Any:
