@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable
+
+Names = tuple[tuple[Hashable, int], ...]
+"""What a slot is taken of, each with the most that may be in use."""
 
 
 def part(total: int) -> int:
@@ -12,55 +15,69 @@ def part(total: int) -> int:
     return max(1, total - max(1, total // 8))
 
 
-class Counted:
-    """Semaphores by name: made when somebody asks, forgotten when nobody holds or waits."""
+class Pool:
+    """Counts slots by name. A waiter gets the first that suits it, before anybody new does."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}
+        self._used: dict[Hashable, int] = {}
+        self._waiting: dict[asyncio.Future[None], Names] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._used)
 
-    def enter(self, name: Hashable, size: int) -> asyncio.Semaphore:
-        """Return the semaphore of that name; `leave` must follow."""
-        semaphore, users = self._known.get(name) or (asyncio.Semaphore(size), 0)
-        self._known[name] = (semaphore, users + 1)
-        return semaphore
+    def take(self, names: Names) -> bool:
+        """Take a slot of all of them, if each has one left."""
+        used = self._used
+        for name, most in names:
+            if used.get(name, 0) >= most:
+                return False
+        for name, _ in names:
+            used[name] = used.get(name, 0) + 1
+        return True
 
-    def leave(self, name: Hashable) -> None:
-        """Say that one user is done with it."""
-        semaphore, users = self._known.pop(name)
-        if users > 1:
-            self._known[name] = (semaphore, users - 1)
+    async def wait(self, names: Names) -> None:
+        """Wait until a slot of all of them is taken."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = names
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if self._waiting.pop(turn, None) is None:
+                self.give(names)  # its turn came in the same moment
+            raise
+
+    def give(self, names: Names) -> None:
+        """Give a slot of all of them back."""
+        used = self._used
+        for name, _ in names:
+            if used[name] == 1:
+                del used[name]
+            else:
+                used[name] -= 1
+        if self._waiting:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for turn, names in [*self._waiting.items()]:
+            if not turn.done() and self.take(names):
+                del self._waiting[turn]
+                turn.set_result(None)
 
 
 class Slots:
     """So many slots; one holder has at most its `part` of them."""
 
     def __init__(self, total: int) -> None:
-        self._all = asyncio.Semaphore(total)
-        self._each = part(total)
-        self._holders = Counted()
+        self._total = total
+        self._pool = Pool()
 
     @contextlib.asynccontextmanager
     async def hold(self, holder: str) -> AsyncIterator[None]:
         """Hold one slot."""
-        own = self._holders.enter(holder, self._each)
+        names: Names = ((("",), self._total), (holder, part(self._total)))
+        if not self._pool.take(names):
+            await self._pool.wait(names)
         try:
-            async with own, self._all:
-                yield
+            yield
         finally:
-            self._holders.leave(holder)
-
-
-async def acquire(semaphores: Sequence[asyncio.Semaphore]) -> None:
-    """Acquire all of them in this order, or none."""
-    taken = 0
-    try:
-        for semaphore in semaphores:
-            await semaphore.acquire()
-            taken += 1
-    except BaseException:
-        for semaphore in semaphores[:taken]:
-            semaphore.release()
-        raise
+            self._pool.give(names)

@@ -239,7 +239,7 @@ async def test_requests_to_one_node_are_bounded_and_an_idle_lane_is_forgotten() 
                 pass
         async with lanes.slot("pve2"), lanes.slot("pve1 slow", 4):
             pass
-    assert len(lanes._lanes) == 0
+    assert len(lanes._pool) == 0
     async with lanes.slot("pve1"), lanes.slot("pve1"):
         pass
 
@@ -258,7 +258,7 @@ async def test_one_holder_cannot_take_all_slots_of_a_node_or_of_all_nodes() -> N
         with pytest.raises(Unavailable):
             await held.enter_async_context(lanes.slot("pve9", holder="greedy"))
         await held.enter_async_context(lanes.slot("pve9", holder="modest"))
-    assert len(lanes._lanes) == 0
+    assert len(lanes._pool) == 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ PAUSE = 60.0
 MORE = "Close clients that are not used. An administrator can raise it in the settings of pvemcp."
 
 
+_KEPT = (
+    "type", "asgi", "http_version", "scheme", "path", "raw_path", "query_string", "root_path",
+    "user", "auth", "pvemcp.principal",
+)  # fmt: skip
+"""Of the scope that opened a session: what a request in its name needs; no secret among it."""
+
+
 @dataclass(slots=True, eq=False)
 class Visit:
     """One HTTP request that is being served."""
@@ -119,7 +126,7 @@ class Sessions:
         """Begin a session of the protocol before 2026-07-28. Raises Limited."""
         self._refuse_more(visit.principal)
         session = self._add(visit.principal, stateful=True)
-        session.scope = {**visit.scope, "headers": []}
+        session.scope = {name: visit.scope[name] for name in _KEPT if name in visit.scope}
         self._enter(visit, session)
 
     def name(self, session: Session, mcp_id: str) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from yarl import URL
 
 from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.pve.outages import outage
-from pvemcp.slots import Counted, acquire, part
+from pvemcp.slots import Names, Pool, part
 
 API_PORT = 8006
 IDLE = 4.0
@@ -118,8 +118,8 @@ class Lanes:
     def __init__(self, each: int, *, patience: float) -> None:
         self._each = each
         self._patience = patience
-        self._all = asyncio.Semaphore(each * ALL_LANES)
-        self._lanes = Counted()
+        self._pool = Pool()
+        self._all: Names = ((("",), each * ALL_LANES),)
 
     @contextlib.asynccontextmanager
     async def slot(self, lane: str, share: int = 1, holder: str = "") -> AsyncIterator[None]:
@@ -128,30 +128,21 @@ class Lanes:
         Raises Unavailable when none becomes free in time.
         """
         each = max(1, self._each // share)
-        names: list[tuple[Hashable, int]] = [(lane, each)]
+        names: Names = ((lane, each), *self._all)
         if holder:
             whole = part(self._each * ALL_LANES)
-            names = [((lane, holder), part(each)), ((holder,), whole), *names]
-        semaphores = [self._lanes.enter(name, size) for name, size in names]
+            names = (((lane, holder), part(each)), ((holder,), whole), *names)
+        if not self._pool.take(names):
+            await self._wait(names, lane)
         try:
-            semaphores.append(self._all)
-            if any(semaphore.locked() for semaphore in semaphores):
-                await self._wait(semaphores, lane)
-            else:
-                await acquire(semaphores)
-            try:
-                yield
-            finally:
-                for semaphore in semaphores:
-                    semaphore.release()
+            yield
         finally:
-            for name, _ in names:
-                self._lanes.leave(name)
+            self._pool.give(names)
 
-    async def _wait(self, semaphores: Sequence[asyncio.Semaphore], lane: str) -> None:
+    async def _wait(self, names: Names, lane: str) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                await acquire(semaphores)
+                await self._pool.wait(names)
         except TimeoutError:
             where = f"node {lane}" if lane else "PVE"
             raise Unavailable(

@@ -78,7 +78,7 @@ class Mail:
             link.close()
 
 
-_LOOK = "On the host: journalctl -u pvemcp-helper -t proxmox-mail-forward."
+_LOOK = "On the host: journalctl -t proxmox-mail-forward, journalctl -u pvemcp-helper."
 
 
 class Webhook:
