@@ -26,22 +26,29 @@ db.execute("DELETE FROM alerts")
 DROP_IN = f"/run/systemd/system/{UNIT}.d/hasty.conf"
 
 
-@pytest.fixture
-def told(host: Served) -> Iterator[Served]:
-    """The service with quick alerts, in a PVE that keeps the mail."""
+@pytest.fixture(scope="module")
+def hasty(host: Served) -> Iterator[Served]:
+    """The service with an impatient watchdog, in a PVE that keeps the mail."""
     machine = host.machine
     machine.run(["mkdir", "-p", SPOOL])
-    machine.run(["touch", f"{SPOOL}/all"])
     machine.copy_in(KEEPING, FORWARD, mode=0o755)
     machine.copy_in(b"[Service]\nWatchdogSec=2\nRestartSec=100ms\n", DROP_IN)
     machine.run(["systemctl", "daemon-reload"])
-    machine.run(["systemctl", "stop", UNIT])
-    machine.run(["python3", "-c", FORGET])  # each test hears of its own
-    host.restart(alert_after=1)
     yield host
     machine.run(["rm", "-r", SPOOL, FORWARD, DROP_IN.rpartition("/")[0]])
     machine.run(["systemctl", "daemon-reload"])
     host.restart()
+
+
+@pytest.fixture
+def told(hasty: Served) -> Served:
+    """The same, with quick alerts of which none was told yet."""
+    machine = hasty.machine
+    machine.run(["systemctl", "stop", UNIT])
+    machine.run(["python3", "-c", FORGET])
+    machine.run(["sh", "-c", f": >{SPOOL}/all"])
+    hasty.restart(alert_after=1)
+    return hasty
 
 
 def mails(host: Served) -> str:
@@ -104,7 +111,6 @@ async def test_an_event_loop_that_hangs_ends_the_process_and_the_next_one_serves
             assert "12 guests" in await client.call("inventory_find")
         until_told(told, "the service was ended without notice")
     finally:
-        told.restart(alert_after=1)
         told.machine.run(["rm", fifo])
 
 
@@ -140,7 +146,6 @@ def small_disk(told: Served) -> Iterator[Served]:
     machine.run(["systemctl", "stop", UNIT])
     machine.run(["umount", STATE])
     machine.run(["rm", "-rf", "/root/state"])
-    told.restart(alert_after=1)
 
 
 async def test_on_a_full_disk_reads_go_on_and_changes_are_refused(small_disk: Served) -> None:
