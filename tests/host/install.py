@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.host.entering import Result
-from tests.host.images import WITH_US, HostFault, cache, made_once
+from tests.host.images import SYSTEM_PATH, WITH_US, HostFault, cache, made_once
 from tests.host.machine import Machine
 
 SOURCE = Path(__file__).parents[2]
@@ -22,19 +24,19 @@ USER = "pvemcp"
 STATE = "/var/lib/pvemcp"
 EPOCH = "1700000000"
 QUICK = ("--compression", "gzip")
-APT = ("apt-get", "-q", "-y", "-o", "Dpkg::Use-Pty=0")
+APT = ("apt-get", "-qy", "-oDpkg::Use-Pty=0", "-oDpkg::Options::=--force-confold,unsafe-io")
 APT_SECONDS = 180
 KEPT = 20
 """Packages in the cache, of the last contents."""
 
 
-def install(machine: Machine, package: Path | None = None) -> Result:
+def install(machine: Machine, package: Path | None = None, *, code: int = 0) -> Result:
     """Install the package of this checkout, or another: as an administrator does, and offline."""
     there = "/root/pvemcp.deb"
     machine.copy_in(package or built(), there)
     done = machine.run([*APT, "install", there], timeout=APT_SECONDS, env=_UNATTENDED, check=False)
     machine.run(["rm", there])
-    if done.code:
+    if done.code != code:
         raise HostFault(f"apt failed:\n{done.stdout}{done.stderr}")
     return done
 
@@ -56,6 +58,28 @@ def built(source: Path = SOURCE) -> Path:
             _forget_old()
             with tempfile.TemporaryDirectory(dir=cache()) as folder:
                 build(Path(folder), source=source, options=QUICK).rename(new)
+    return made
+
+
+def changed(version: str, folder: Path, edits: Mapping[str, tuple[str, str]]) -> Path:
+    """Return the package of this checkout as another version, with texts of its files replaced."""
+    root, made = folder / f"root-{version}", folder / f"pvemcp_{version}.deb"
+    env = {"PATH": SYSTEM_PATH}
+    subprocess.run(["dpkg-deb", "-R", str(built()), str(root)], env=env, check=True)
+    control = ("DEBIAN/control", ("\nVersion: ", f"\nVersion: {version}+"))
+    code = (
+        f"{LIBRARY}/python/pvemcp/__init__.py",
+        ('__version__ = "', f'__version__ = "{version}+'),
+    )
+    for path, (old, new) in [control, code, *edits.items()]:
+        file = root / path.lstrip("/")
+        text = file.read_text()
+        if old not in text:
+            raise HostFault(f"{path} has no {old!r}")
+        file.write_text(text.replace(old, new, 1))
+    pack = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(made)]
+    subprocess.run(pack, env=env, stdout=subprocess.DEVNULL, check=True)
+    shutil.rmtree(root)
     return made
 
 

@@ -18,6 +18,7 @@ from pvemcp.cli.firewall import firewall
 from pvemcp.cli.grant import grant
 from pvemcp.cli.migrate import migrate
 from pvemcp.cli.restore import restore
+from pvemcp.cli.rollback import rollback
 from pvemcp.cli.run import demo, serve, simulate, stdio
 from pvemcp.cli.sessions import sessions
 from pvemcp.cli.setup import setup
@@ -47,7 +48,7 @@ def commands(context: click.Context, config: Path | None) -> None:
 
 for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, sessions, alert):
     commands.add_command(command)
-for command in (audit, backup, restore, firewall, doctor, connect):
+for command in (audit, backup, restore, firewall, doctor, connect, rollback):
     commands.add_command(command)
 
 

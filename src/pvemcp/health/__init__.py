@@ -11,6 +11,7 @@ from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
 from pvemcp.health.pve import check_pve
 from pvemcp.health.tracing import check_tracing
+from pvemcp.health.upgrade import check_upgrade
 from pvemcp.settings import Settings
 
 __all__ = ["Check", "checks"]
@@ -32,4 +33,5 @@ async def checks(settings: Settings) -> list[Check]:
         *await check_cluster(settings),
         *check_backups(settings),
         *check_tracing(os.environ),
+        *check_upgrade(),
     ]
