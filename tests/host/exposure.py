@@ -12,10 +12,8 @@ from tests.host.served import SIMULATOR
 
 PROBE = "/usr/local/lib/probing.py"
 UNITS = (
-    "pvemcp.service",
-    "pvemcp-helper.service",
-    "pvemcp-mirror.service",
-    "pvemcp-backup.service",
+    *("pvemcp.service", "pvemcp-helper.service", "pvemcp-mirror.service"),
+    *("pvemcp-backup.service", "pvemcp-firewall.service"),
 )
 PROBED = ("pvemcp.service", "pvemcp-helper.service", "pvemcp-mirror.service")
 SECRETS = """
