@@ -64,7 +64,7 @@ def join(first: int, second: int, net: IPv4Network, iface: str = "cluster0") -> 
     _batch([f"link add {iface} netns {first} type veth peer name {iface} netns {second}"])
     for pid, address in ((first, ours(net)), (second, theirs(net))):
         inside = ("nsenter", f"--net=/proc/{pid}/ns/net")
-        _batch([f"addr add {address}/30 dev {iface}", f"link set {iface} up"], inside)
+        _batch([f"addr add {address}/{net.prefixlen} dev {iface}", f"link set {iface} up"], inside)
 
 
 def disconnect(link: str) -> None:
