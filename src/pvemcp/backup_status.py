@@ -34,6 +34,8 @@ class Status:
     file: str = ""
     """The last good one."""
     size: int = 0
+    daily: bool = True
+    """There is to be one every day."""
 
     def as_bytes(self) -> bytes:
         """Return it as it stands in the file."""
@@ -58,6 +60,7 @@ def read(settings: Settings) -> Status | None:
             error=str(given["error"]),
             file=str(given["file"]),
             size=int(given["size"]),
+            daily=given["daily"] is True,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -66,15 +69,13 @@ def read(settings: Settings) -> Status | None:
 def problem(settings: Settings, now: float) -> str:
     """Return what is wrong with the daily backup; empty when nothing is, or it is off.
 
-    One that was just turned on, or came with a restore, has its first days to make one.
+    It goes by the file alone: a service that has not read its settings since sees it, too.
     """
-    if not settings.backup_recipient:
-        return ""
     status = read(settings)
     if status is None:
         return ""
     if status.error:
         return f"The last backup failed: {status.error}"
-    if now - (status.tried if status.made is None else status.made) > LATE:
+    if status.daily and now - (status.tried if status.made is None else status.made) > LATE:
         return "There was no backup for three days: see systemctl status pvemcp-backup.timer."
     return ""

@@ -54,7 +54,14 @@ class Installation:
     def grants(self) -> Path:
         return self.root / "state"
 
-    def backup(self, to: Path | None = None, *, at: float = WHEN, audit: bool = False) -> Path:
+    def backup(
+        self,
+        to: Path | None = None,
+        *,
+        at: float = WHEN,
+        audit: bool = False,
+        keep: int | None = None,
+    ) -> Path:
         """Make a backup."""
         made = make.make(
             to or self.root / "backups",
@@ -62,6 +69,7 @@ class Installation:
             self.settings,
             self.recipient,
             whole_audit=audit,
+            keep=keep,
             clock=lambda: at,
         )
         return made.path

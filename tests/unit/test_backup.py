@@ -31,7 +31,7 @@ from pvemcp.health.backups import check_backups
 from pvemcp.setup.backup import archive, database
 from pvemcp.setup.backup.begin import begin
 from pvemcp.setup.backup.folder import delete_old, file_name, folder_of_storage, kept_in, usable
-from pvemcp.setup.backup.make import DATABASE
+from pvemcp.setup.backup.make import DATABASE, note_beginning
 from pvemcp.setup.backup.opened import open_backup
 from pvemcp.setup.backup.sealing import (
     Identity,
@@ -337,7 +337,7 @@ def test_a_full_disk_leaves_nothing_and_is_noted(own: Installation) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
         f"root = Path({str(own.root)!r})\n"
         "try:\n"
-        "    make.make(root / 'backups', places_in(root), load(root), Recipient(sys.argv[1]))\n"
+        "    make.make(root / 'b', places_in(root), load(root), Recipient(sys.argv[1]), keep=9)\n"
         "except Unavailable as fault:\n"
         "    print(fault)\n"
     )
@@ -345,7 +345,7 @@ def test_a_full_disk_leaves_nothing_and_is_noted(own: Installation) -> None:
         [sys.executable, "-c", code, own.recipient.text], capture_output=True, text=True, check=True
     )
     assert "cannot be written" in done.stdout
-    assert list((own.root / "backups").iterdir()) == []
+    assert list((own.root / "b").iterdir()) == []
     status = backup_status.read(own.settings)
     assert status is not None
     assert "cannot be written" in status.error
@@ -356,6 +356,9 @@ def test_the_status_keeps_the_last_good_one_when_one_fails(own: Installation) ->
     path = own.backup()
     with pytest.raises(Conflict, match="exists"):
         own.backup()
+    assert backup_status.problem(own.settings, WHEN) == ""  # somebody sat before it
+    with pytest.raises(Conflict, match="exists"):
+        own.backup(keep=3)
     status = backup_status.read(own.settings)
     assert status is not None
     assert (status.made, status.file) == (WHEN, str(path))
@@ -489,12 +492,16 @@ def test_what_is_wrong_with_the_daily_backup_is_said_and_nothing_else(own: Insta
     settings = replace(own.settings, backup_recipient=own.recipient.text)
     assert backup_status.problem(settings, WHEN) == ""
     own.backup()
+    assert backup_status.problem(settings, WHEN + 9 * 86400) == ""  # it is not daily
+    note_beginning(settings, own.places, WHEN)
+    status = backup_status.read(settings)
+    assert status is not None
+    backup_status.path_of(settings).write_bytes(replace(status, daily=True).as_bytes())
     for days, wrong in ((1, False), (2.9, False), (3.1, True)):
         assert bool(backup_status.problem(settings, WHEN + days * 86400)) is wrong
     with pytest.raises(Conflict):
-        own.backup()
+        own.backup(keep=3)
     assert "exists" in backup_status.problem(settings, WHEN)
-    assert backup_status.problem(own.settings, WHEN) == ""
     [found] = check_backups(settings)
     assert not found.ok
     for content in (b"", b"[]", b"null", b'{"tried": "x"}', b"\xff"):

@@ -110,7 +110,8 @@ def _make(
     try:
         folder = making.target(to or settings.backup_to, where)
     except Fault as fault:
-        making.note_failure(settings, where, fault, begun)
+        if scheduled:
+            making.note_failure(settings, where, fault, begun)
         raise
     keep = settings.backup_keep if scheduled else None
     return making.make(

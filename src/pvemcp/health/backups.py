@@ -14,14 +14,14 @@ from pvemcp.settings.sources import SYSTEM_STATE
 
 def check_backups(settings: Settings) -> Iterator[Check]:
     """Judge how the last one ended. An own installation without a recipient wants none."""
-    if not settings.backup_recipient:
+    status = backup_status.read(settings)
+    if not settings.backup_recipient and not (status and status.error):
         if settings.state_dir == SYSTEM_STATE:
             yield warning("backup", "the daily backup is off", "Turn it on: pvemcp backup init")
         return
     if wrong := backup_status.problem(settings, time.time()):
         yield bad("backup", wrong, "See journalctl -u pvemcp-backup; try it: pvemcp backup")
         return
-    status = backup_status.read(settings)
     if status is None or status.made is None:
         yield warning("backup", "none was made yet", "The timer makes one a day: pvemcp backup")
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from pvemcp.errors import Conflict, Misconfigured, Missing
 from pvemcp.settings import Settings
 from pvemcp.setup import toml_lines
+from pvemcp.setup.backup.make import note_beginning
 from pvemcp.setup.backup.places import Places
 from pvemcp.setup.backup.sealing import key_file, new_identity
 from pvemcp.setup.backup.signing import public, signing_key
@@ -55,6 +56,7 @@ def begin(
         write_new(path, text.encode())
     said = [f"The key is in {path}: take it away from this host."] if path else []
     said.append(_set(where, recipient.text))
+    note_beginning(settings, where, now.timestamp())
     if where.unit:
         said.append(_turn_on())
     return Begun(text, recipient.text, tuple(said))

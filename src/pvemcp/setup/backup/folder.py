@@ -69,14 +69,20 @@ def delete_old(folder: Path, host: str, keep: int) -> list[Path]:
     mine = file_name(host, 0.0).rpartition("-")[0] + "-"
     ours = [each for each in kept_in(folder) if each.path.name.startswith(mine) and _is_age(each)]
     old = [each.path for each in ours if f"pvemcp-{each.host}-" == mine][:-keep]
-    for path in old:
-        path.unlink()
+    try:
+        for path in old:
+            path.unlink()
+    except OSError as exc:
+        raise unwritable(folder, exc) from None
     return old
 
 
 def _is_age(kept: Kept) -> bool:
-    with kept.path.open("rb") as file:
-        return file.read(len(FIRST_LINE)) == FIRST_LINE
+    try:
+        with kept.path.open("rb") as file:
+            return file.read(len(FIRST_LINE)) == FIRST_LINE
+    except OSError:
+        return False
 
 
 def folder_of_storage(storage: str) -> Path:

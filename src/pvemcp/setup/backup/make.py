@@ -83,9 +83,10 @@ def make(
     rights: bytes = b"",
     clock: Callable[[], float] = time.time,
 ) -> Made:
-    """Make a backup in a folder, and note how it went. Raises a Fault; nothing is then left there.
+    """Make a backup in a folder, and note it. Raises a Fault; nothing is then left there.
 
-    With `keep` the older ones of this host beyond so many are deleted.
+    With `keep` it is the daily one: the older ones of this host beyond so many are deleted, and a
+    failure is noted, too, for nobody sits before it.
     """
     begun = clock()
     try:
@@ -95,17 +96,25 @@ def make(
         write_new(path, sealed, make_folder=True)
         deleted = delete_old(folder, socket.gethostname(), keep) if keep else []
     except Fault as fault:
-        note_failure(settings, where, fault, begun)
+        if keep:
+            note_failure(settings, where, fault, begun)
         raise
-    _note(settings, where, Status(begun, begun, "", str(path), len(sealed)))
+    daily = bool(settings.backup_recipient)
+    _note(settings, where, Status(begun, begun, "", str(path), len(sealed), daily))
     return Made(path, len(sealed), tuple(deleted))
 
 
 def note_failure(settings: Settings, where: Places, fault: Fault, begun: float) -> None:
-    """Write down that a backup failed, for the service to see."""
+    """Write down that a daily backup failed, for the service to see."""
     last = backup_status.read(settings)
     good = (last.made, last.file, last.size) if last else (None, "", 0)
     _note(settings, where, Status(begun, good[0], fault.message, good[1], good[2]))
+
+
+def note_beginning(settings: Settings, where: Places, now: float) -> None:
+    """Write down that from now on there is to be one every day, if nothing is noted yet."""
+    if backup_status.read(settings) is None:
+        _note(settings, where, Status(now, None))
 
 
 def _note(settings: Settings, where: Places, status: Status) -> None:
