@@ -510,3 +510,22 @@ def test_what_is_wrong_with_the_daily_backup_is_said_and_nothing_else(own: Insta
         [found] = check_backups(settings)
         assert found.ok
         assert found.repair
+
+
+def test_root_follows_no_link_that_the_service_could_have_made(own: Installation) -> None:
+    key = own.root / "state/key"
+    text = (own.root / "etc/pvemcp.toml").read_text()
+    more = f'ssh_host = "pve1"\nssh_key_path = "{key}"\n'
+    (own.root / "etc/pvemcp.toml").write_text(text + more)
+    key.symlink_to("/etc/shadow")
+    with pytest.raises(Misconfigured, match="cannot be read"):
+        own.backup()
+    key.unlink()
+    os.mkfifo(key)
+    with pytest.raises(Misconfigured, match="is not a file"):
+        own.backup()
+    key.unlink()
+    cert = own.root / "etc/cert.pem"  # but an administrator's link, like certbot's, is followed
+    cert.rename(own.root / "etc/cert1.pem")
+    cert.symlink_to("cert1.pem")
+    assert own.open(own.backup()).members["files/tls_cert"] == b"the cert.pem\n"

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,16 +112,22 @@ def read_files(where: Places, settings: Settings) -> tuple[dict[str, bytes], dic
     members, paths = {}, {}
     named = [(f"files/{name}", path) for name, path in named_files(settings)]
     for name, path in (*where.fixed(), *named):
-        content = _read(path)
+        content = _read(path, follow=where.state not in path.parents)
         if content is not None:
             members[name], paths[name] = content, str(path)
     return members, paths
 
 
-def _read(path: Path) -> bytes | None:
-    """Return the content of a plain file; None when there is none."""
+def _read(path: Path, *, follow: bool) -> bytes | None:
+    """Return the content of a plain file; None when there is none.
+
+    In the service's own folder no link is followed: root would read for it what it may not.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Misconfigured(f"{path} is not a file.", hint="Correct what names it.")
             content = file.read(FILE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -162,6 +162,8 @@ class Restoration:
 def _verb(target: Target) -> str:
     if not target.path.exists():
         return "make"
+    if target.path.is_symlink() or not target.path.is_file():
+        return "replace"
     return "keep" if target.path.read_bytes() == target.content else "replace"
 
 

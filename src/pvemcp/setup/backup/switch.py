@@ -68,8 +68,8 @@ class Switch:
             said(f"writing the new {target.path}")
             try:
                 _make_folder(target)
-                write_part(Path(entry["new"]), target.content)
-                _own(Path(entry["new"]), target)
+                new = Path(entry["new"])
+                write_part(new, target.content, mode=target.mode, owner=target.owner)
             except OSError as exc:
                 raise unwritable(target.path, exc) from None
 
@@ -183,13 +183,3 @@ def _make_folder(target: Target) -> None:
     folder.mkdir(mode=0o700 if secret else 0o755, parents=True)
     if secret and target.owner is not None:
         os.chown(folder, *target.owner)
-
-
-def _own(path: Path, target: Target) -> None:
-    # pmxcfs gives every file its own owner and mode, and refuses others.
-    with contextlib.ExitStack() as lenient:
-        if str(path).startswith("/etc/pve/"):
-            lenient.enter_context(contextlib.suppress(PermissionError))
-        if target.owner is not None:
-            os.chown(path, *target.owner)
-        path.chmod(target.mode)

@@ -29,7 +29,10 @@ def write_new(
             _make_folder(path.parent, readers)
         _refuse_existing(path, replace=replace)
         try:
-            write_part(part, content, group=readers)
+            if readers is None:
+                write_part(part, content)
+            else:
+                write_part(part, content, mode=0o640, owner=(-1, readers))
             part.rename(path)
             sync_folder(path.parent)
         except BaseException:
@@ -54,10 +57,13 @@ def _refuse_existing(path: Path, *, replace: bool) -> None:
         raise Conflict(f"{path} exists.", hint="It is left as it is: name another file.")
 
 
-def write_part(path: Path, content: bytes, *, group: int | None = None) -> None:
+def write_part(
+    path: Path, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
     """Write a file that must be new, to the disk. Raises OSError, and then leaves nothing.
 
-    Its mode is 0600, with a `group` that may read it 0640.
+    Owner and mode are set on the open file: in a folder of the service's own its name may lead
+    elsewhere a moment later.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
@@ -65,14 +71,20 @@ def write_part(path: Path, content: bytes, *, group: int | None = None) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-                os.fchmod(file.fileno(), 0o640)
+            with _lenient(path):
+                if owner is not None:
+                    os.fchown(file.fileno(), *owner)
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()
         raise
+
+
+def _lenient(path: Path) -> contextlib.AbstractContextManager[None]:
+    # pmxcfs gives every file its own owner and mode, and refuses others.
+    return contextlib.suppress(*([PermissionError] if str(path).startswith("/etc/pve/") else []))
 
 
 def sync_folder(folder: Path) -> None:
@@ -97,11 +109,12 @@ def replace_content(path: Path, content: bytes) -> None:
     """Write a file anew with the owner and mode that it has; a new one is 0600. Raises a Fault."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
-        write_part(part, content)
         if path.exists():
             found = path.stat()
-            os.chown(part, found.st_uid, found.st_gid)
-            part.chmod(stat.S_IMODE(found.st_mode))
+            owner = (found.st_uid, found.st_gid)
+            write_part(part, content, mode=stat.S_IMODE(found.st_mode), owner=owner)
+        else:
+            write_part(part, content)
         part.rename(path)
         sync_folder(path.parent)
     except OSError as exc:
