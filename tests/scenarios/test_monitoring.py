@@ -14,9 +14,11 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pvemcp.access.shared import SharedClients, encode
 from pvemcp.call import ApiToken, Effect
 from pvemcp.sim.tls import make_certificates
 from pvemcp.watch.clock import Clock
+from tests.scenarios.clustered import put
 from tests.scenarios.test_http import Web, web
 
 WORDS = {"ok", "warn", "fail", "off"}
@@ -75,11 +77,24 @@ async def test_readiness_is_one_word_a_check_without_a_grant_and_reasons_with_on
                 "certificate": "off",
                 "clock": "ok",
                 "disk": "ok",
+                "clients": "off",
             },
         }
         found = await checks(w)
         assert all(check["state"] in WORDS and check["reason"] for check in found.values())
         assert (await get(w, "/readyz", verb="HEAD"))[::2] == (200, "")
+
+
+async def test_a_damaged_list_of_the_clusters_clients_is_a_warning(tmp_path: Path) -> None:
+    async with web(mirror_dir=tmp_path) as w:
+        put(tmp_path / "clients.json", encode(SharedClients(1)))
+        assert (await checks(w))["clients"]["state"] == "ok"
+    async with web(mirror_dir=tmp_path) as w:
+        put(tmp_path / "clients.json", b"")
+        found = (await checks(w))["clients"]
+        assert found["state"] == "warn"
+        assert "stay in force" in found["reason"]
+        assert (await get(w, "/readyz"))[0] == 200
 
 
 async def test_a_wrong_secret_is_told_no_reasons() -> None:

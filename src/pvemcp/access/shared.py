@@ -167,11 +167,8 @@ class Shared:
         """Take the file over; return why it does not count, if it does not. Raises Unavailable."""
         try:
             found = parse(self._path.read_bytes())
-        except OSError as error:
-            missing = f"{self._path}: {error.strerror}; the cluster's clients stay as they were"
-            return missing if _known(self._store) else ""
-        except Misconfigured as fault:
-            return f"{fault.message}; the clients of before stay in force"
+        except (OSError, Misconfigured):
+            return doubt(self._store, self._path)
         if self._waits_for_newer(found):
             return ""
         take_over(self._store, found)
@@ -202,6 +199,21 @@ class Shared:
         if problem and problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
+
+
+def doubt(store: Store, path: Path) -> str:
+    """Return why the file does not count now; empty when it does, or when nothing is shared.
+
+    Raises Unavailable.
+    """
+    try:
+        parse(path.read_bytes())
+    except OSError as error:
+        missing = f"{path}: {error.strerror}; the cluster's clients stay as they were"
+        return missing if _known(store) else ""
+    except Misconfigured as fault:
+        return f"{fault.message}; the clients of before stay in force"
+    return ""
 
 
 def take_over(store: Store, shared: SharedClients) -> None:

@@ -16,6 +16,7 @@ TITLES = {
     "certificate": "the certificate of the service",
     "clock": "the clocks differ",
     "disk": "the disk of the audit",
+    "clients": "the clients that the cluster shares",
 }
 AT_ONCE = ("disk", "certificate", "clock")
 """Checks whose warning is told at once; those of others pass."""

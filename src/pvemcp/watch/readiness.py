@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 
+from pvemcp.access import shared
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken
 from pvemcp.errors import Fault
@@ -120,6 +121,7 @@ class Readiness:
             "certificate": self._judge_certificate(),
             "clock": clock,
             "disk": self._judge_disk(),
+            "clients": self._judge_clients(),
         }
         findings = tuple(Finding(name, *said) for name, said in found.items())
         report = Report(findings, self._clock.now())
@@ -200,6 +202,16 @@ class Readiness:
         if usage.free < max(LITTLE_FREE, LITTLE_PART * usage.total):
             return State.WARN, f"filling: {left}"
         return State.OK, left
+
+    def _judge_clients(self) -> Said:
+        path = self._settings.mirror_dir / shared.FILE
+        try:
+            problem = shared.doubt(self._store, path)
+        except Fault as fault:
+            return State.WARN, fault.message
+        if not problem and not path.exists():
+            return State.OFF, "no cluster shares its clients with this node"
+        return (State.WARN, problem) if problem else (State.OK, "as the cluster has them")
 
     def _judge_certificate(self) -> Said:
         if self._settings.tls_cert is None:
