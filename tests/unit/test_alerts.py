@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from pvemcp.access.grants import Grant
 from pvemcp.call import Effect
 from pvemcp.errors import Unavailable
-from pvemcp.store import Store
+from pvemcp.setup.backup.database import snapshot
+from pvemcp.store import FILE, Store
 from pvemcp.watch.alerts import BACK_OFF, MOST, REMIND, SETTLED, Alerts
 from pvemcp.watch.conditions import Condition, Known, conditions
 from pvemcp.watch.messages import Message, message
+from pvemcp.watch.process import noted
 from pvemcp.watch.readiness import Finding, Report, State
 
 START = 1_800_000_000.0
@@ -178,6 +180,21 @@ async def test_one_channel_that_fails_does_not_keep_the_other_from_telling(store
         await told.consider([FULL], START + 15 * number)
     assert good.events == ["raised check:disk"]
     assert (await told.test(START))["broken"] == "nobody there"
+
+
+def test_a_process_notes_that_it_runs_and_a_backup_of_then_does_not_say_so(
+    store: Store, tmp_path: Path
+) -> None:
+    with noted(store, START) as before:
+        assert not before
+        with noted(store, START) as unclean:  # what a process finds after one that was killed
+            assert unclean
+        store.write("INSERT INTO state (name, value) VALUES ('process', '1')")
+        copied = tmp_path / "copied"
+        copied.mkdir(mode=0o700)
+        (copied / FILE).write_bytes(snapshot(store.path.parent, whole_audit=False))
+        with Store(copied) as restored, noted(restored, START) as found:
+            assert not found
 
 
 # What is told

@@ -20,6 +20,8 @@ MOST = 512 * 1024**2
 """Bytes of a copy, which is in memory."""
 _AUDIT = {"calls": "number"}
 """Tables of the audit, with the column that orders them."""
+_OF_THE_PROCESS = ("state",)
+"""Says what runs now: restored, it would tell of a process that never ended."""
 
 
 def snapshot(state: Path, *, whole_audit: bool) -> bytes:
@@ -152,6 +154,8 @@ def _copy(source: sqlite3.Connection, copy: sqlite3.Connection, name: str, *, wh
 def _copy_rows(
     source: sqlite3.Connection, copy: sqlite3.Connection, name: str, *, whole: bool
 ) -> None:
+    if name in _OF_THE_PROCESS:
+        return
     columns = [str(row[1]) for row in source.execute(f"PRAGMA table_info({_quoted(name)})")]
     listed, marks = ", ".join(map(_quoted, columns)), ", ".join("?" * len(columns))
     chosen = ""
