@@ -11,10 +11,6 @@ from tests.host.machine import Machine
 from tests.host.served import SIMULATOR
 
 PROBE = "/usr/local/lib/probing.py"
-UNITS = (
-    *("pvemcp.service", "pvemcp-helper.service", "pvemcp-mirror.service"),
-    *("pvemcp-backup.service", "pvemcp-firewall.service"),
-)
 PROBED = ("pvemcp.service", "pvemcp-helper.service", "pvemcp-mirror.service")
 SECRETS = """
     /etc/gshadow /etc/pve/priv /etc/pve/priv/authkey.key /etc/pve/priv/pvemcp/clients.json
@@ -51,7 +47,7 @@ _STATUS = (
 def look(machine: Machine) -> dict[str, Any]:
     """Return everything that the snapshot holds."""
     return {
-        "units": {unit: _judged(machine, unit) for unit in UNITS},
+        "units": {unit: _judged(machine, unit) for unit in _services(machine)},
         "listening": _listening(machine),
         "files": _files(machine),
         "conffiles": _words(machine, "dpkg-query", "-Wf", "${Conffiles}", "pvemcp")[::2],
@@ -62,6 +58,11 @@ def look(machine: Machine) -> dict[str, Any]:
 
 def _words(machine: Machine, *argv: str) -> list[str]:
     return machine.run(argv).stdout.split()
+
+
+def _services(machine: Machine) -> list[str]:
+    found = _words(machine, "dpkg-query", "-L", "pvemcp")
+    return sorted(path.rpartition("/")[2] for path in found if path.endswith(".service"))
 
 
 def _judged(machine: Machine, unit: str) -> dict[str, Any]:
