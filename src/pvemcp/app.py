@@ -49,7 +49,6 @@ from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.metrics import Metrics
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client, Requests
-from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import keep_within
 from pvemcp.running import runner
@@ -133,7 +132,7 @@ def compose(
         upkeep.guard(Hangup(mcp), server),
         grants.authenticate,
         default_token=default,
-        refused=Alive(pve.transport).refused,
+        refused=upkeep.refused,
         open_paths=OPEN,
         turned_away=upkeep.turned_away,
     )

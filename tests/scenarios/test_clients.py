@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 from pvemcp.call import ApiToken, Effect
@@ -52,6 +54,23 @@ async def test_a_disabled_account_ends_all_its_clients() -> None:
         took, _ = await until_refused(w, header)
         assert took < SECONDS
         assert (await w.post())[0] == 200
+
+
+async def test_what_a_client_has_under_way_ends_with_its_token_in_pve(tmp_path: Path) -> None:
+    async with web() as w:
+        header, _ = with_token(w)
+        secret = header["Authorization"].removeprefix("Bearer ")
+        async with w.client(secret=secret) as client:
+            command = f"touch {tmp_path}/begun; sleep 60"
+            call = asyncio.create_task(client.call("host_run", command=command))
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            del w.rig.world.access.users["pvemcp@pve"].tokens["ci"]
+            async with asyncio.timeout(3 * SECONDS):
+                while w.rig.audit()[0].outcome != "cancelled":
+                    await asyncio.sleep(0.01)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
 
 
 async def test_the_old_secret_works_until_its_grace_is_over_and_the_new_one_at_once() -> None:

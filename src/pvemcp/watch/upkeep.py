@@ -22,6 +22,7 @@ from pvemcp.call import ApiToken
 from pvemcp.errors import Fault
 from pvemcp.host.executor import Executor
 from pvemcp.metrics import Metrics
+from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
@@ -67,6 +68,8 @@ class Upkeep:
     def __init__(self, settings: Settings, watched: Watched, clock: Clock) -> None:
         self._settings = settings
         self._grants = watched.grants
+        self._token = watched.token
+        self.refused = Alive(watched.pve.transport).refused
         self._metrics = watched.metrics
         self._presence: Presence | None = None
         self.gate = Gate(settings)
@@ -164,9 +167,17 @@ class Upkeep:
             except Exception:
                 logger.exception("looking after the sessions failed")
 
+    async def _refused(self) -> set[ApiToken]:
+        """Return the tokens of those who are connected that PVE does not accept any more."""
+        tokens = list({one.principal.token for one in self.sessions.list()} - {self._token})
+        answers = await asyncio.gather(*map(self.refused, tokens))
+        return {token for token, no in zip(tokens, answers, strict=True) if no}
+
     async def _end_revoked(self) -> None:
-        """End what clients have under way whose grant was revoked or has expired."""
+        """End what clients have under way whose grant, or whose own PVE token, is no more."""
+        refused = await self._refused()
         for session in self.sessions.list():
-            if not self._grants.holds(session.principal.grant):
+            who = session.principal
+            if who.token in refused or not self._grants.holds(who.grant):
                 logger.info("grant %s ended: its session is closed", session.principal.name)
                 await self._finish(session.id)
