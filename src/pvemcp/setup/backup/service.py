@@ -38,7 +38,6 @@ class Service:
         if self.unit:
             _reload(self.unit)
             if _has_firewall():
-                _do("enable", FIREWALL)
                 _do("restart", FIREWALL)
             UnitsStep(self._settings).apply()
 
