@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from dataclasses import dataclass
 
 from pvemcp.errors import Fault
 from pvemcp.settings import Settings
@@ -30,40 +28,6 @@ PAGES_BACK = 64
 DAY = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What the audit takes on the disk. All in bytes, but for the time."""
-
-    used: int
-    """In use in the database."""
-    most: int
-    """What the setting audit_max_mb allows."""
-    free: int
-    """Left on the file system for the service's user."""
-    total: int
-    """Size of the file system."""
-    oldest: float | None
-    """When the oldest call was made, in seconds since the epoch; None without any."""
-
-    @property
-    def disk_filled(self) -> float:
-        """Part of the file system that is in use, 0 to 1."""
-        return 1 - self.free / self.total if self.total else 1.0
-
-
-def usage(store: Store, settings: Settings) -> Usage:
-    """Return what the audit takes, and what its disk has left. Raises Unavailable."""
-    room = os.statvfs(store.path.parent)
-    oldest = store.rows("SELECT time FROM calls ORDER BY number LIMIT 1")
-    return Usage(
-        used=_used(store),
-        most=_most(settings),
-        free=room.f_bavail * room.f_frsize,
-        total=room.f_blocks * room.f_frsize,
-        oldest=float(oldest[0][0]) if oldest else None,
-    )
-
-
 async def keep_within(store: Store, settings: Settings) -> None:
     """Hold the audit to its settings, for ever. A failure is logged and tried again."""
     while True:
@@ -81,7 +45,7 @@ def delete_batch(store: Store, settings: Settings, now: float) -> bool:
     Raises Unavailable when the database is locked, full or damaged.
     """
     before = now - settings.audit_keep_days * DAY if settings.audit_keep_days else float("-inf")
-    too_large = _used(store) > _most(settings)
+    too_large = used(store) > most(settings)
     last = _last_of_batch(store, float("inf") if too_large else before)
     deleted = last is not None and store.write("DELETE FROM calls WHERE number <= ?", (last,)) > 0
     if spare := _pragma(store, "freelist_count"):
@@ -104,7 +68,8 @@ def _last_of_batch(store: Store, before: float) -> int | None:
     return last
 
 
-def _used(store: Store) -> int:
+def used(store: Store) -> int:
+    """Return the bytes in use in the database."""
     pages = _pragma(store, "page_count") - _pragma(store, "freelist_count")
     return pages * _pragma(store, "page_size")
 
@@ -113,5 +78,6 @@ def _pragma(store: Store, name: str) -> int:
     return int(store.rows(f"PRAGMA {name}")[0][0])
 
 
-def _most(settings: Settings) -> int:
+def most(settings: Settings) -> int:
+    """Return the bytes that the audit may take."""
     return settings.audit_max_mb * 1024 * 1024

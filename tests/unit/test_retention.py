@@ -8,7 +8,7 @@ import pytest
 
 from pvemcp.audit import Audit
 from pvemcp.errors import Unavailable
-from pvemcp.retention import DAY, MOST_ROWS, delete_batch, usage
+from pvemcp.retention import DAY, MOST_ROWS, delete_batch, most, used
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 from tests.unit.test_audit import closed
@@ -75,12 +75,11 @@ def test_an_audit_beyond_its_size_loses_the_oldest_and_gives_the_disk_back(tmp_p
         store.write("COMMIT")
         store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         before = store.path.stat().st_size
-        assert usage(store, settings).used > usage(store, settings).most
+        assert used(store) > most(settings)
         assert cut(store, settings) > 10
         store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-        found = usage(store, settings)
-        assert found.most * 0.9 < found.used <= found.most
-        assert store.path.stat().st_size <= found.most + 1024 * 1024 < before
+        assert most(settings) * 0.9 < used(store) <= most(settings)
+        assert store.path.stat().st_size <= most(settings) + 1024 * 1024 < before
         assert ids(store) == list(range(800 - len(ids(store)), 800))
 
 
@@ -91,17 +90,6 @@ def test_a_batch_is_small_whatever_there_is_to_delete(tmp_path: Path) -> None:
         store.write("COMMIT")
         delete_batch(store, Settings(audit_keep_days=1), NOW)
         assert len(ids(store)) == 2000 - MOST_ROWS
-
-
-def test_the_figures_are_those_of_the_disk(tmp_path: Path) -> None:
-    with Store(tmp_path) as store:
-        assert usage(store, Settings()).oldest is None
-        fill(store, [5.0, 6.0])
-        found = usage(store, Settings(audit_max_mb=16))
-    assert found.oldest == 5.0
-    assert found.most == 16 * 1024 * 1024
-    assert 0 < found.free <= found.total
-    assert 0 <= found.disk_filled < 1
 
 
 def test_a_locked_database_is_tried_again_later(tmp_path: Path) -> None:
