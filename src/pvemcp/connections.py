@@ -52,6 +52,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait; make room if there are too many."""
         super().connection_made(transport)
+        if self.client is not None:  # an IPv4 client of a socket for both is ::ffff:A.B.C.D
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._watch()
         if len(self.connections) > self.most:
             self._make_room()

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx2
@@ -118,8 +119,10 @@ async def test_a_client_lists_and_calls_tools_over_http(era: str) -> None:
         assert "12 guests" in await client.call("inventory_find")
 
 
-async def test_an_audit_row_names_the_grant_the_address_and_the_client() -> None:
-    async with web() as w:
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::]:0"])
+async def test_an_audit_row_names_the_grant_the_address_and_the_client(listen: str) -> None:
+    async with web(listen=listen, allowed_hosts=("127.0.0.1",)) as w:
+        w.url = f"http://127.0.0.1:{urlsplit(w.url).port}/mcp"
         async with w.client() as client:
             await client.call("api_read", path="/version")
         entry = w.rig.audit()[0]
