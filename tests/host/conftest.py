@@ -2,6 +2,7 @@
 
 PVEMCP_TEST_HOST=1      boot machines
 PVEMCP_HOST_SUITES      on these only: bookworm, trixie
+PVEMCP_HOST_EVERYTHING=1  on both also what one is enough for
 PVEMCP_HOST_CACHE       folder of what is slow to make, instead of /var/cache/pvemcp-hosts
 PVEMCP_HOST_MIRROR      Debian mirror, instead of the first in this computer's apt sources
 """

@@ -9,6 +9,7 @@ from tests.host.images import SUITES, SYSTEM_PATH, Suite
 
 WANTED = "PVEMCP_TEST_HOST"
 CHOSEN = "PVEMCP_HOST_SUITES"
+EVERYTHING = "PVEMCP_HOST_EVERYTHING"
 TOOLS = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
@@ -23,6 +24,13 @@ TOOLS = {
 def wanted() -> bool:
     """Return whether the tests may boot machines."""
     return os.environ.get(WANTED) == "1"
+
+
+def once(suite: Suite, on: Suite) -> str:
+    """Say why a test that says the same on both Debians is left out on one, or ""."""
+    if suite == on or os.environ.get(EVERYTHING) == "1":
+        return ""
+    return f"tried on {on}; {EVERYTHING}=1 tries it on both"
 
 
 def missing() -> str:

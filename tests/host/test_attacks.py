@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.host import needs
 from tests.host.attacks import PREPARE, SECRET, TABLE, Attack
+from tests.host.images import Suite
 from tests.host.machine import Machine
 from tests.host.served import Served
 from tests.host.waiting import until
@@ -57,12 +59,16 @@ async def _by_job(client: Caller, attack: Attack) -> str:
 
 
 WAYS: dict[str, Way] = {"run": _by_run, "shell": _by_shell, "job": _by_job}
+ONE_DEBIAN: dict[str, Suite] = {"shell": "bookworm", "job": "trixie"}
+"""Each way leads into the same unit: what systemd makes of that, `run` shows on both."""
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", WAYS)
 async def test_no_attack_succeeds(host: Served, way: str) -> None:
     machine = host.machine
+    if reason := needs.once(machine.suite, ONE_DEBIAN.get(way, machine.suite)):
+        pytest.skip(reason)
     machine.run(["bash", "-c", PREPARE])
     before = _manifest(machine)
     slots = asyncio.Semaphore(AT_ONCE[way])

@@ -21,7 +21,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.host import network
+from tests.host import needs, network
 from tests.host.images import HostFault, Suite
 from tests.host.install import install
 from tests.host.machine import Machine
@@ -114,6 +114,8 @@ class Place:
 @pytest.fixture(scope="module")
 def place(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Two machines on one cable, set up as nodes of a cluster."""
+    if reason := needs.once(suite, "trixie"):
+        pytest.skip(reason)
     with (
         Machine.create(suite, tmp_path_factory.mktemp(f"{suite}-a")) as one,
         Machine.create(suite, tmp_path_factory.mktemp(f"{suite}-b")) as two,
