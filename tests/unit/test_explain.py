@@ -153,7 +153,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=30).map(" ".join)))
 def test_any_text_is_explained_within_bounds(text: str) -> None:
     started = time.monotonic()
@@ -214,14 +214,14 @@ def around(template: str, text: str) -> str:
 
 @pytest.mark.parametrize("template", AROUND + ANYWHERE)
 @given(command=COMMANDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_wrapper_lowers_the_effect(template: str, command: str) -> None:
     wrapped = around(template, command)
     assert RANK[explain(wrapped).verdict] >= RANK[explain(command).verdict], wrapped
 
 
 @given(command=COMMANDS, sign=st.sampled_from(["''", '""', "\\\n", "$''"]), at=st.integers(0, 6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_quoting_lowers_the_effect(command: str, sign: str, at: int) -> None:
     name, space, rest = command.partition(" ")
     texts = [f"{name[:at]}{sign}{name[at:]}{space}{rest}", f"\\{command}", f'"{name}"{space}{rest}']
@@ -231,7 +231,7 @@ def test_no_quoting_lowers_the_effect(command: str, sign: str, at: int) -> None:
 
 
 @given(command=COMMANDS, templates=st.lists(st.sampled_from(ANYWHERE), max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_wrappers_around_wrappers_never_make_a_change_look_like_reading(
     command: str, templates: list[str]
 ) -> None:
