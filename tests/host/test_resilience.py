@@ -167,8 +167,10 @@ async def test_on_a_full_disk_reads_go_on_and_changes_are_refused(small_disk: Se
         assert "12 guests" in await client.call("inventory_find")
         pools = await client.call("api_read", path="/pools")
         assert pools.count("full-") == done
-    status, checks = await ready(host, secret)
-    assert status == 503
+    async with asyncio.timeout(15):
+        while (await ready(host, secret))[0] != 503:  # a look counts for some seconds
+            await asyncio.sleep(0.2)
+    _, checks = await ready(host, secret)
     assert checks["disk"]["state"] == "fail"
     until_told(host, "the disk of the audit")
     host.machine.run(["rm", f"{STATE}/fill"])

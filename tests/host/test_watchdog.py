@@ -39,7 +39,7 @@ def test_systemd_waits_until_the_service_is_ready_and_knows_what_it_does(host: S
 
 
 async def test_a_service_that_hangs_is_started_anew_and_has_lost_nothing(quick: Served) -> None:
-    grant = quick.grant("patient", ceiling="read")
+    grant = quick.grant("hung", ceiling="read")
     hung = shown(quick, "MainPID")
     quick.machine.run(["kill", "-STOP", hung])
     until(lambda: shown(quick, "MainPID") not in {hung, "0"}, "another process", seconds=SECONDS)
