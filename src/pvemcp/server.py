@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 TASKS = "io.modelcontextprotocol/tasks"
 COMPLETE = "complete"
+CANCELLED = "the client went away, or the service stopped"
 """The resultType of an answer that is neither a question nor a task; absent before 2026-07-28."""
 POLL_MS = 2000
 """How often a client should ask for a task, in milliseconds."""
@@ -199,36 +200,12 @@ async def _run(
 ) -> dict[str, Any]:
     """Do the work of a tool call; a Fault is its answer."""
     try:
-        with _recorded(service, call), service.admit(call):
+        with service.audit.recorded(call, cancelled=CANCELLED), service.admit(call):
             result = await work()
             call.close("ok")
             return result
     except Fault as fault:
         return _text(service, f"{fault.code}: {fault}", error=True)
-
-
-@contextlib.contextmanager
-def _recorded(service: Service, call: Call) -> Iterator[None]:
-    """Close a call that fails, and record one that is closed, whatever happens.
-
-    Raises nothing but Faults, and the cancellation of a client that went away.
-    """
-    try:
-        yield
-    except Fault as fault:
-        call.close(fault.code, str(fault))
-        raise
-    except asyncio.CancelledError:
-        call.close("cancelled", "the client went away, or the service stopped")
-        raise
-    except Exception:
-        logger.exception("call %s: %s failed", call.id, call.tool)
-        call.close(Internal.code, "see the journal")
-        text = f"{call.tool} failed; the service's journal has it as call {call.id}"
-        raise Internal(text) from None
-    finally:
-        if call.outcome != "open":  # a look at a running task is no news
-            service.audit.record(call)
 
 
 def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) -> Call:
@@ -318,7 +295,7 @@ def _task_method(
             )
         call = _open(service, ctx, ctx.method, {"taskId": params.task_id[:256]})
         try:
-            with _recorded(service, call):
+            with service.audit.recorded(call, cancelled=CANCELLED):
                 return await handler(service, call, Upid.parse(params.task_id))
         except Fault as fault:
             code = INTERNAL_ERROR if isinstance(fault, Internal) else INVALID_PARAMS

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pvemcp.access.attempts import Attempts
 from pvemcp.access.grants import Grant
+from pvemcp.access.replies import reply
 from pvemcp.call import ApiToken, Principal
 from pvemcp.errors import Unavailable
 
@@ -203,12 +204,4 @@ async def _refuse(send: Send, refusal: _Refusal) -> None:
     body = json.dumps(
         {"error": refusal.error, "message": refusal.message, "hint": refusal.hint}
     ).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-        *refusal.headers,
-    ]
-    start = {"type": "http.response.start", "status": refusal.status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
+    await reply(send, refusal.status, body, more=refusal.headers)

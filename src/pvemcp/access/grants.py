@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from pvemcp.call import ApiToken, Effect
@@ -128,10 +128,7 @@ class Grants:
 
     def named(self, name: str) -> Grant:
         """Return the grant of that name. Raises Missing with the nearest names."""
-        known = {grant.name: grant for grant in self.list()}
-        if name not in known:
-            raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
-        return known[name]
+        return named(name, self.list())
 
     def _own(self, name: str) -> Grant:
         """Return one that may be changed here. Raises Missing, and Denied for the cluster's."""
@@ -163,7 +160,7 @@ class Grants:
             (
                 grace,
                 self._clock() + grace,
-                _digest(secret),
+                digest(secret),
                 kept.id if kept else None,
                 kept.secret if kept else None,
                 old.id,
@@ -189,7 +186,7 @@ class Grants:
         self._refresh()
         # All that the time of this look-up could tell is a part of the hash of a wrong guess: the
         # caller cannot steer towards a stored hash without inverting SHA-256.
-        grant, until = self._by_hash.get(_digest(secret), (None, None))
+        grant, until = self._by_hash.get(digest(secret), (None, None))
         now = self._clock()
         if grant is None or grant.has_expired(now) or (until is not None and now >= until):
             return None
@@ -242,7 +239,7 @@ class Grants:
             (
                 grant.id,
                 grant.name,
-                _digest(secret),
+                digest(secret),
                 str(grant.ceiling),
                 grant.created,
                 grant.expires,
@@ -274,7 +271,8 @@ def fresh_secret() -> str:
     return SECRET_PREFIX + secrets.token_urlsafe(32)
 
 
-def _digest(secret: str) -> bytes:
+def digest(secret: str) -> bytes:
+    """Return what is kept of a secret."""
     return hashlib.sha256(secret.encode("ascii")).digest()
 
 
@@ -300,6 +298,14 @@ def _refuse_bad_name(name: str) -> None:
             f"{name!r} cannot name a grant.",
             hint="1 to 64 of a-z, 0-9, dot, underscore and hyphen; the first a letter or digit.",
         )
+
+
+def named(name: str, grants: Iterable[Grant]) -> Grant:
+    """Return the grant of that name. Raises Missing with the nearest names."""
+    known = {grant.name: grant for grant in grants}
+    if name not in known:
+        raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
+    return known[name]
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pvemcp.access.bearer import PRINCIPAL
 from pvemcp.access.limits import Gate
+from pvemcp.access.replies import reply
 from pvemcp.access.sessions import PAUSE, Session, Sessions, Visit, ended
 from pvemcp.errors import Limited
 
@@ -218,11 +219,4 @@ async def refuse(send: Send, refusal: Limited) -> None:
     """Answer with 429 or 503, Retry-After, and a body in JSON."""
     status, headers = _head(refusal)
     body = json.dumps(_body(refusal)).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        *headers,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await reply(send, status, body, more=headers)

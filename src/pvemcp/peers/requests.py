@@ -18,7 +18,7 @@ from typing import Any
 
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
-from pvemcp.errors import Conflict, Denied, Fault, Internal, Invalid, Unavailable
+from pvemcp.errors import Conflict, Denied, Invalid, Unavailable
 from pvemcp.host.ended import PROFILES, ended_of
 from pvemcp.host.frames import PIECE, Frame, Link, read_frame
 from pvemcp.host.runner import Host, Runner
@@ -76,23 +76,11 @@ class Requests:
         noted = {key: value for key, value in request.items() if key != "owner"}
         call = Call(principal, "node_command", self.audit.redact({"node": caller, **noted}))
         call.effect = effect_of(request)
-        try:
+        with self.audit.recorded(call, cancelled="the service stopped"):
             if call.effect > Effect.READ:
                 self.audit.opened(call)
             yield call
             call.close("ok")
-        except Fault as fault:
-            call.close(fault.code, str(fault))
-            raise
-        except asyncio.CancelledError:
-            call.close("cancelled", "the service stopped")
-            raise
-        except Exception:
-            logger.exception("call %s: %s failed", call.id, call.tool)
-            call.close(Internal.code, "see the journal")
-            raise Internal(f"the service's journal has it as call {call.id}") from None
-        finally:
-            self.audit.record(call)
 
     def _client(self, owner: str) -> Client:
         found = self.client(owner)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvemcp.setup.backup.written import write_new
 from pvemcp.setup.step import Record
 from pvemcp.tls import own_certificate, validity
 from pvemcp.trust import trust_of
@@ -54,10 +54,9 @@ class CertificateStep:
         record = self.foresee()
         if record["made"]:
             cert, key = self_signed(self._names)
-            self._kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # The mirror takes a pair that fits: it does not mind which half comes first.
             for path, content in ((self._kept.with_suffix(".key"), key), (self._kept, cert)):
-                _write(path, content)
+                write_new(path, content, make_folder=True, replace=True)
         return record
 
     def undo(self, record: Record) -> list[str]:
@@ -154,12 +153,3 @@ def _general(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that only root reads, in one go."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    new.replace(path)

@@ -7,7 +7,6 @@ first taken back and then done again.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pvemcp.errors import Fault, Misconfigured
+from pvemcp.setup.backup.written import write_part
 from pvemcp.setup.step import Record, Step
 
 RECORDS = Path("/var/lib/pvemcp-setup")
@@ -88,13 +88,7 @@ def replace_file(path: Path, text: str, *, mode: int, owner: tuple[int, int] | N
     """Write a file so that a reader, or a power cut, meets the old or the new one."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            if owner is not None:
-                os.fchown(file.fileno(), *owner)
-            os.fsync(file.fileno())
+        write_part(new, text.encode(), mode=mode, owner=owner)
         new.replace(path)
     except OSError as error:
         new.unlink(missing_ok=True)

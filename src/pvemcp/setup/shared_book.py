@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import time
 from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pvemcp.access.grants import MOST_GRACE, Grant, Grants, fresh_grant, fresh_secret, nearest
+from pvemcp.access.grants import MOST_GRACE, Grant, Grants, digest, fresh_grant, fresh_secret, named
 from pvemcp.access.shared import FILE, SharedClient, SharedClients, encode, parse, take_over
 from pvemcp.call import ApiToken, Effect
 from pvemcp.errors import Conflict, Fault, Invalid, Misconfigured, Missing, Unavailable
@@ -66,10 +65,7 @@ class SharedBook:
 
     def named(self, name: str) -> Grant:
         """Return one. Raises Missing."""
-        known = {grant.name: grant for grant in self.list()}
-        if name not in known:
-            raise Missing(f"No grant is named {name}.", hint=nearest(name, sorted(known)))
-        return known[name]
+        return named(name, self.list())
 
     def create(
         self,
@@ -93,7 +89,7 @@ class SharedBook:
                 SharedClient(
                     id=grant.id,
                     name=name,
-                    hash=_digest(secret),
+                    hash=digest(secret).hex(),
                     ceiling=str(ceiling),
                     created=grant.created,
                     expires=grant.expires,
@@ -126,7 +122,7 @@ class SharedBook:
             old = _of(clients, found)
             clients[clients.index(old)] = replace(
                 old,
-                hash=_digest(secret),
+                hash=digest(secret).hex(),
                 previous_hash=old.hash if grace else None,
                 previous_until=time.time() + grace if grace else None,
                 token_id=kept.id if kept else None,
@@ -270,7 +266,3 @@ def _grant(client: SharedClient, seen: Grant | None) -> Grant:
         last_used=seen.last_used if seen else None,
         token=token,
     )
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode("ascii")).hexdigest()

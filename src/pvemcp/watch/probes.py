@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pvemcp.access.bearer import PRINCIPAL
+from pvemcp.access.replies import JSON, reply
 from pvemcp.watch.exposition import CONTENT_TYPE
 from pvemcp.watch.readiness import Report
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that need no grant."""
 METRICS = "/metrics"
-JSON = "application/json"
 
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
@@ -39,9 +39,10 @@ class Probes:
         if scope["type"] != "http" or not (path in OPEN or path == METRICS):
             await self._app(scope, receive, send)
         elif scope["method"] not in ("GET", "HEAD"):
-            await _send(send, (405, JSON, b'{"error": "GET or HEAD"}'), [(b"allow", b"GET, HEAD")])
+            await reply(send, 405, b'{"error": "GET or HEAD"}', more=[(b"allow", b"GET, HEAD")])
         else:
-            await _send(send, await self._answer(str(path), known=PRINCIPAL in scope))
+            status, kind, body = await self._answer(str(path), known=PRINCIPAL in scope)
+            await reply(send, status, body, kind=kind)
 
     async def _answer(self, path: str, *, known: bool) -> Answer:
         if path == "/healthz":
@@ -65,9 +66,9 @@ class Figures:
         """Answer GET /metrics."""
         del receive
         if scope["type"] != "http" or scope["path"] != METRICS:
-            await _send(send, (404, JSON, b'{"error": "only /metrics is here"}'))
+            await reply(send, 404, b'{"error": "only /metrics is here"}')
             return
-        await _send(send, (200, CONTENT_TYPE, self._show(await self._look())))
+        await reply(send, 200, self._show(await self._look()), kind=CONTENT_TYPE)
 
 
 def _encode(report: Report, *, known: bool) -> bytes:
@@ -76,15 +77,3 @@ def _encode(report: Report, *, known: bool) -> bytes:
         for finding in report.findings
     }
     return json.dumps({"ready": report.ready, "checks": checks}, indent=1).encode() + b"\n"
-
-
-async def _send(send: Send, answer: Answer, more: list[tuple[bytes, bytes]] | None = None) -> None:
-    status, kind, body = answer
-    headers = [
-        (b"content-type", kind.encode("ascii")),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        *(more or []),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
