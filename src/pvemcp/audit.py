@@ -9,20 +9,18 @@ the failure is logged loudly, and a change stays visible as "unfinished".
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
-from pvemcp.errors import Fault, Internal, Unavailable
+from pvemcp.errors import Fault, Unavailable
 from pvemcp.redaction import Known, redact, redact_text
 from pvemcp.store import Store
 
@@ -156,29 +154,6 @@ class Audit:
             redact_text(call.error, self._known),
             round(call.ms, 3),
         )
-
-    @contextlib.contextmanager
-    def recorded(self, call: Call, *, cancelled: str) -> Iterator[None]:
-        """Close a call that fails, and record one that is closed, whatever happens.
-
-        `cancelled` says why a call is cancelled. Raises nothing but Faults, and the cancellation.
-        """
-        try:
-            yield
-        except Fault as fault:
-            call.close(fault.code, str(fault))
-            raise
-        except asyncio.CancelledError:
-            call.close("cancelled", cancelled)
-            raise
-        except Exception:
-            log.exception("call %s: %s failed", call.id, call.tool)
-            call.close(Internal.code, "see the journal")
-            text = f"{call.tool} failed; the service's journal has it as call {call.id}"
-            raise Internal(text) from None
-        finally:
-            if call.outcome != "open":  # a look at a running task is no news
-                self.record(call)
 
     def _write_line(self, call: Call, row: tuple[Any, ...]) -> None:
         if self._journal is None:

@@ -43,6 +43,7 @@ from pvemcp.errors import Denied, Fault, Internal
 from pvemcp.host.runner import Host, Runner
 from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
+from pvemcp.recording import recorded
 from pvemcp.tools.registry import BY_NAME, listing
 from pvemcp.tools.tasks import ending
 from pvemcp.tools.tool import Started, Tool
@@ -200,7 +201,7 @@ async def _run(
 ) -> dict[str, Any]:
     """Do the work of a tool call; a Fault is its answer."""
     try:
-        with service.audit.recorded(call, cancelled=CANCELLED), service.admit(call):
+        with recorded(service.audit, call, cancelled=CANCELLED), service.admit(call):
             result = await work()
             call.close("ok")
             return result
@@ -295,7 +296,7 @@ def _task_method(
             )
         call = _open(service, ctx, ctx.method, {"taskId": params.task_id[:256]})
         try:
-            with service.audit.recorded(call, cancelled=CANCELLED):
+            with recorded(service.audit, call, cancelled=CANCELLED):
                 return await handler(service, call, Upid.parse(params.task_id))
         except Fault as fault:
             code = INTERNAL_ERROR if isinstance(fault, Internal) else INVALID_PARAMS

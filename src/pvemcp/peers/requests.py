@@ -24,6 +24,7 @@ from pvemcp.host.frames import PIECE, Frame, Link, read_frame
 from pvemcp.host.runner import Host, Runner
 from pvemcp.host.transcript import Transcript, Unmasked
 from pvemcp.pve.client import PveClient
+from pvemcp.recording import recorded
 from pvemcp.tools import container, jobs
 from pvemcp.tools.container import READING, WRITING
 
@@ -76,7 +77,7 @@ class Requests:
         noted = {key: value for key, value in request.items() if key != "owner"}
         call = Call(principal, "node_command", self.audit.redact({"node": caller, **noted}))
         call.effect = effect_of(request)
-        with self.audit.recorded(call, cancelled="the service stopped"):
+        with recorded(self.audit, call, cancelled="the service stopped"):
             if call.effect > Effect.READ:
                 self.audit.opened(call)
             yield call
