@@ -23,14 +23,16 @@ from starlette.responses import JSONResponse, Response
 
 from pvemcp import tracing
 from pvemcp.access import shared
+from pvemcp.access.approvals import Approvals
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
 from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
-from pvemcp.access.policy import permit
+from pvemcp.access.policy import Policy, permit
 from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
+from pvemcp.approving import Gate
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
@@ -100,18 +102,19 @@ def compose(
     executor: Executor | None = None,
     clock: Clock | None = None,
     trace: Callable[[Call], None] | None = None,
+    policy: Policy | None = None,
 ) -> App:
     """Return the service over HTTP: Host check, bearer grants, MCP.
 
     `default` is the PVE token of grants that carry none of their own, if there is one; `journal`
     gets a JSON line of every call; `executor` runs commands, instead of what the settings ask for;
-    `clock` is the time of day of its upkeep; `trace` is told of every closed call.
+    `clock` is the time of day of its upkeep; `trace` is told of every closed call; `policy`
+    judges, instead of the settings'.
     """
     secrets = held(store, *([default.secret] if default else []))
     _mask_log(secrets)
     metrics = Metrics(BY_NAME)
-    observers = [metrics.observe, *filter(None, [trace])]
-    audit = Audit(store, journal, secrets.known, observers)
+    audit = Audit(store, journal, secrets.known, [metrics.observe, *filter(None, [trace])])
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
@@ -121,6 +124,8 @@ def compose(
         audit,
         _principal_of_request,
         secrets.answer,
+        gate(settings, store, policy),
+        store.key("state"),
         upkeep.gate.call,
         settings.result_limit,
     )
@@ -128,16 +133,27 @@ def compose(
     mcp = _mcp_over_http(server, settings)
     beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
     _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), *beside)
-    guarded = BearerAuth(
-        upkeep.guard(Hangup(mcp), server),
+    guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
+    names = own_names(settings.address[0], settings.allowed_hosts)
+    return App(HostCheck(guarded, names), server, listen)
+
+
+def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkeep) -> BearerAuth:
+    """Let nobody in without a grant, but for what watches the service."""
+    return BearerAuth(
+        inner,
         grants.authenticate,
         default_token=default,
         refused=upkeep.refused,
         open_paths=OPEN,
         turned_away=upkeep.turned_away,
     )
-    names = own_names(settings.address[0], settings.allowed_hosts)
-    return App(HostCheck(guarded, names), server, listen)
+
+
+def gate(settings: Settings, store: Store, policy: Policy | None = None) -> Gate:
+    """Return what calls pass that may write: policy and approvals."""
+    approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
+    return Gate(policy or Policy(), approvals, store.key("plan"))
 
 
 def _principal_of_request(ctx: Context) -> Principal:
@@ -302,7 +318,17 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
         async with pve_client(settings) as pve:
             audit = Audit(store, sys.stderr, secrets.known)
             host = runner(settings, pve, lambda: Masker(secrets))
-            server, listen = build(Service(pve, host, audit, lambda _: principal, secrets.answer))
+            server, listen = build(
+                Service(
+                    pve,
+                    host,
+                    audit,
+                    lambda _: principal,
+                    secrets.answer,
+                    gate(settings, store),
+                    store.key("state"),
+                )
+            )
             # It only iterates over the lines; its own reader cannot be cancelled.
             stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
             try:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -27,9 +31,10 @@ class Effect(IntEnum):
 
 
 class Verdict(StrEnum):
-    """What the policy says about a step."""
+    """What the policy says about a step. Asking is for whole calls: a step is allowed or denied."""
 
     ALLOW = "allow"
+    ASK = "ask"
     DENY = "deny"
 
 
@@ -77,6 +82,109 @@ class Step:
     """Seconds since the epoch."""
 
 
+_GUEST = re.compile(r"/nodes/[^/]+/(?:qemu|lxc)/[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One write that a call is about to make: a request to PVE, or a command (verb RUN).
+
+    `template` is PVE's own path with placeholders, `params` the checked parameters, those of the
+    path too. They may hold secrets, so they stay out of its repr.
+    """
+
+    verb: str
+    path: str
+    effect: Effect
+    template: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    node: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What identifies the write, as hexadecimal SHA-256."""
+        said = [self.verb, self.path, self.effect.value, self.node, self.params]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def scope(self) -> tuple[str, str]:
+        """The node, and the guest's path or else the whole path."""
+        guest = _GUEST.match(self.path)
+        return self.node, guest[0] if guest else f"{self.verb} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an intent works on, as far as the policy asks about it."""
+
+    kind: str
+    """guest, snapshot, volume, storage, node, network, firewall, pool, command, or `other`."""
+    id: str
+    """PVE's own id: `qemu/105`, `local-zfs`, `pve1`, a volid, a path."""
+    name: str = ""
+    vmid: int = 0
+    node: str = ""
+    pool: str = ""
+    tags: tuple[str, ...] = ()
+    protected: bool = False
+    """PVE's protection flag is set."""
+
+
+class License:
+    """The writes that a call may make: those that were planned, each as often as planned.
+
+    With `open_ended` the plan could not see to the end, because it hung on PVE's answers: then
+    what follows must stay with the guests (or paths) and the effects that were planned.
+    """
+
+    def __init__(self, intents: Iterable[Intent], *, open_ended: bool = False) -> None:
+        planned = list(intents)
+        self._left = Counter(intent.digest for intent in planned)
+        self._scopes: dict[tuple[str, str], Effect] = {}
+        for intent in planned if open_ended else []:
+            before = self._scopes.get(intent.scope, Effect.READ)
+            self._scopes[intent.scope] = max(before, intent.effect)
+
+    def take(self, intent: Intent) -> bool:
+        """Use up one planned write; False when it was not planned."""
+        digest = intent.digest
+        if self._left[digest] > 0:
+            self._left[digest] -= 1
+            return True
+        return intent.effect <= self._scopes.get(intent.scope, Effect.READ)
+
+
+class Unplanned(License):
+    """Lets every write through that the ceiling allows: for callers that judge in another way."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def take(self, intent: Intent) -> bool:  # noqa: ARG002
+        """Allow it."""
+        return True
+
+
+class PlanEnds(BaseException):
+    """Planning cannot go on: what comes next hangs on the answer to a write that was not sent."""
+
+
+def planned(answer: object) -> bool:
+    """Whether it stands for the answer to a write that was only planned."""
+    return isinstance(answer, Unknown)
+
+
+class Unknown:
+    """The answer to a write that was only planned. Whoever looks into it ends the planning."""
+
+    def _end(self, *_: Any) -> Any:
+        raise PlanEnds
+
+    __getattr__ = __getitem__ = __iter__ = __bool__ = __len__ = __str__ = __eq__ = _end
+    __contains__ = __int__ = __float__ = __lt__ = __gt__ = __add__ = _end
+    __hash__ = None  # type: ignore[assignment]
+
+
 Progress = Callable[[float, float | None, str], Awaitable[None]]
 """Reports `(progress, total, message)` to the client; `total` is None when it is unknown."""
 
@@ -103,6 +211,15 @@ class Call:
     """Seconds since the epoch."""
     clock: float = field(default_factory=time.perf_counter, repr=False)
     steps: list[Step] = field(default_factory=list)
+    planning: list[Intent] | None = field(default=None, repr=False)
+    """While the call is only planned: the writes so far. None: it is real."""
+    license: License = field(default_factory=lambda: License(()), repr=False)
+    seen: dict[str, Any] = field(default_factory=dict, repr=False)
+    """PVE's answers while planning, by request: the real run begins with the same ones."""
+    approval: str = ""
+    """The approval that the call used."""
+    approved_by: str = ""
+    """Who gave it, and by which channel."""
     outcome: str = "open"
     """`open`, `ok`, `cancelled` or the code of a Fault."""
     error: str = ""

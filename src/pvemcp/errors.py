@@ -52,6 +52,12 @@ class Denied(Fault):
     code = "denied"
 
 
+class ApprovalNeeded(Fault):
+    """A person must approve the plan first; nothing was done. The message holds the plan."""
+
+    code = "approval_needed"
+
+
 class Unauthenticated(Fault):
     """A credential was refused: the bearer secret here, or the API token at PVE."""
 
@@ -62,6 +68,10 @@ class Conflict(Fault):
     """The target is in the wrong state: locked, running, protected, changed by someone else."""
 
     code = "conflict"
+
+
+class NotPlanned(Conflict):
+    """A write that is not in the plan of its call was about to be sent, and was not."""
 
 
 class Rejected(Fault):

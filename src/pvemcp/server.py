@@ -21,6 +21,7 @@ from typing import Any
 from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
@@ -37,16 +38,17 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from pvemcp import __version__
 from pvemcp.access.hangup import GONE
+from pvemcp.approving import Gate, Request, through
 from pvemcp.audit import Audit
-from pvemcp.call import Call, Effect, Principal, Progress
-from pvemcp.errors import Denied, Fault, Internal
+from pvemcp.call import Call, Effect, Principal, Progress, Unplanned
+from pvemcp.errors import Denied, Fault, Internal, NotPlanned
 from pvemcp.host.runner import Host, Runner
 from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
 from pvemcp.recording import recorded
 from pvemcp.tools.registry import BY_NAME, listing
 from pvemcp.tools.tasks import ending
-from pvemcp.tools.tool import Started, Tool
+from pvemcp.tools.tool import COMMON, Started, Tool
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,10 @@ class Service:
     principal: Callable[[Context], Principal]
     mask: Callable[[str], str]
     """Everything that a client reads passes through it, by `shown`."""
+    gate: Gate
+    """What calls pass that may write."""
+    state_key: bytes
+    """Seals what clients carry between two rounds of one call."""
     admit: Callable[[Call], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
     """Lets a tool call through for as long as it runs, or raises Limited."""
     result_limit: int = 10_000_000
@@ -135,10 +141,22 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
         on_subscriptions_listen=listen,
     )
     server.middleware.append(_check_task_name)
+    server.middleware.append(_sealed(service))
     server.extensions[TASKS] = {}
     for method, handler in (("get", _get_task), ("update", _update_task), ("cancel", _cancel_task)):
         server.add_request_handler(f"tasks/{method}", TaskParams, _task_method(service, handler))
     return server, listen
+
+
+def _sealed(service: Service) -> RequestStateBoundary:
+    """Bind what a client carries to its grant, the tool and the arguments, for an hour."""
+
+    def who(ctx: Context) -> str:
+        principal = service.principal(ctx)
+        return principal.grant or principal.name
+
+    security = RequestStateSecurity(keys=[service.state_key], ttl=3600, bind_principal=who)
+    return RequestStateBoundary(security, default_audience="pvemcp")
 
 
 async def call_tool(service: Service, ctx: Context, params: CallToolRequestParams) -> Any:
@@ -151,7 +169,7 @@ async def call_tool(service: Service, ctx: Context, params: CallToolRequestParam
         service.audit.record(call)
         raise MCPError(INVALID_PARAMS, f"Unknown tool: {service.shown(params.name[:64])}")
     call.effect = tool.effect
-    work = _run(service, call, lambda: _use(service, call, tool, arguments))
+    work = _run(service, call, lambda: _use(service, ctx, params, call, tool))
     gone = ctx.request.scope.get(GONE) if ctx.request is not None else None
     if gone is None or ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
         return await work
@@ -175,7 +193,7 @@ async def _until_gone(
 
 
 async def _use(
-    service: Service, call: Call, tool: Tool, arguments: dict[str, Any]
+    service: Service, request: Context, params: CallToolRequestParams, call: Call, tool: Tool
 ) -> dict[str, Any]:
     if tool.effect > call.principal.ceiling:
         raise Denied(
@@ -184,11 +202,38 @@ async def _use(
             hint=f"An administrator can make another: pvemcp grant create NAME "
             f"--ceiling {tool.effect}.",
         )
+    arguments = params.arguments or {}
     parsed = tool.parse(arguments)
+    common = {name: parsed.pop(name, None) for name in COMMON}
+    given = {name: _GIVE[kind](service, call) for name, kind in tool.needs.items()}
+
+    async def run() -> Any:
+        return await tool.run(**given, **parsed)
+
+    if tool.reach is Effect.READ:
+        # What reads may still need a step with an effect: a command in a guest, for a path
+        # beyond ASCII. Then it is planned like any other.
+        with contextlib.suppress(NotPlanned):
+            return _answer(service, await run())
+    asked = Request(
+        ctx=request,
+        params=params,
+        call=call,
+        pve=service.pve.bind(call),
+        arguments={name: value for name, value in arguments.items() if name not in COMMON},
+        dry_run=bool(common["dry_run"]),
+        approval=common["approval"] or "",
+        shown=service.shown,
+    )
     if tool.reach > Effect.READ:
         service.audit.opened(call)
-    given = {name: _GIVE[kind](service, call) for name, kind in tool.needs.items()}
-    result = await tool.run(**given, **parsed)
+    return _answer(service, await through(service.gate, asked, run))
+
+
+def _answer(service: Service, result: Any) -> dict[str, Any]:
+    """Write what a tool answered: text, a task that goes on, or a question to the client."""
+    if isinstance(result, dict):
+        return result
     if isinstance(result, Started):
         upid = Upid.parse(result.upid)
         running = f"{upid.type} {upid.id} is running"
@@ -203,7 +248,7 @@ async def _run(
     try:
         with recorded(service.audit, call, cancelled=CANCELLED), service.admit(call):
             result = await work()
-            call.close("ok")
+            call.close("asked" if result.get("resultType") == "input_required" else "ok")
             return result
     except Fault as fault:
         return _text(service, f"{fault.code}: {fault}", error=True)
@@ -329,6 +374,14 @@ async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, An
     call.effect = Effect.DESTROY
     service.audit.opened(call)
     path = "/nodes/{node}/tasks/{upid}"
+    service.pve.permit(call, "DELETE", path, call.effect)
+    await peek(service.pve.bind(call), upid)
+    if upid.user != call.principal.token.id:
+        raise Denied(
+            f"{upid.type} {upid.id} was started by {upid.user}",
+            hint="task_stop stops tasks of others, after a person has approved it.",
+        )
+    call.license = Unplanned()
     await service.pve.bind(call).delete(path, node=upid.node, upid=str(upid))
     call.close("ok")
     return {}

@@ -77,6 +77,38 @@ MIGRATIONS = (
     ) STRICT;
     CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     """,
+    """
+    CREATE TABLE approvals (           -- a plan that a person is asked about
+        id TEXT PRIMARY KEY,
+        digest BLOB NOT NULL,          -- of tool, arguments, writes and state of the targets
+        grant_id TEXT NOT NULL,
+        client TEXT NOT NULL,
+        address TEXT NOT NULL,
+        mcp_client TEXT NOT NULL,
+        tool TEXT NOT NULL,
+        arguments TEXT NOT NULL,       -- JSON, redacted
+        call_id TEXT NOT NULL,         -- the call that asked
+        plan TEXT NOT NULL,            -- JSON: text, writes
+        created REAL NOT NULL,
+        expires REAL NOT NULL,
+        channel TEXT NOT NULL,         -- 'any', or 'person': not the client itself
+        persons INTEGER NOT NULL,
+        confirm TEXT NOT NULL,         -- what the person types, '' for nothing
+        rule TEXT NOT NULL,
+        state TEXT NOT NULL,           -- waiting, approved, denied, used, void
+        used_by TEXT NOT NULL          -- the call that used it
+    ) STRICT;
+    CREATE INDEX approvals_grant ON approvals (grant_id, digest);
+    CREATE TABLE decisions (
+        approval TEXT NOT NULL,
+        person TEXT NOT NULL,
+        channel TEXT NOT NULL,         -- client, host, page
+        verdict TEXT NOT NULL,         -- approve, deny
+        reason TEXT NOT NULL,
+        time REAL NOT NULL,
+        PRIMARY KEY (approval, person)
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""
 

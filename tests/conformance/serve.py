@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pvemcp import app as product
 from pvemcp import listener
 from pvemcp.access.grants import Grants
+from pvemcp.access.policy import Open
 from pvemcp.call import ApiToken, Effect
 from pvemcp.settings import Settings
 from pvemcp.sim.http import serve as serve_world
@@ -54,7 +55,9 @@ async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
         async with serve_world(world, uds=uds, tls=False):
             pve = product.pve_client(settings, unix_socket=uds)
             token = ApiToken(*world.token())
-            app = product.compose(settings, store=store, grants=grants, pve=pve, default=token)
+            app = product.compose(
+                settings, store=store, grants=grants, pve=pve, default=token, policy=Open()
+            )
             if with_fixtures:
                 fixtures.install(app.server)
             if admit:

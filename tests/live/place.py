@@ -14,8 +14,10 @@ from typing import Any
 import aiohttp
 from mcp import Client
 
+from pvemcp.access.approvals import Approvals
 from pvemcp.access.held import held
-from pvemcp.access.policy import permit
+from pvemcp.access.policy import Open, permit
+from pvemcp.approving import Gate
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.executor import Nowhere
@@ -78,7 +80,17 @@ class Place:
             audit = Audit(store, None, secrets.known)
             nowhere = Nowhere("these tests run none", "None is needed.")
             host = Runner(nowhere, permit, Rights(pve).require, lambda: Masker(secrets))
-            server, _ = build(Service(pve, host, audit, lambda _: principal, secrets.answer))
+            server, _ = build(
+                Service(
+                    pve,
+                    host,
+                    audit,
+                    lambda _: principal,
+                    secrets.answer,
+                    Gate(Open(), Approvals(store), b"k" * 32),
+                    b"s" * 32,
+                )
+            )
             mode = "legacy" if era == ERAS[0] else era
             yield Caller(await stack.enter_async_context(Client(server, mode=mode)))
 

@@ -26,11 +26,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from mcp import Client
 
+from pvemcp.access.approvals import Approvals
 from pvemcp.access.grants import Grant, Grants, fresh_grant
 from pvemcp.access.held import held
-from pvemcp.access.policy import permit
+from pvemcp.access.policy import Open, permit
 from pvemcp.access.shared import SharedClient as SharedFileClient
 from pvemcp.access.shared import SharedClients, take_over
+from pvemcp.approving import Gate
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.cluster import Cluster
@@ -180,7 +182,13 @@ class Node:
         assert grant.token is not None
         principal = Principal(grant.name, grant.ceiling, grant.token, grant.id)
         service = Service(
-            self.pve, self.runner, self.audited, lambda _: principal, self.secrets.answer
+            self.pve,
+            self.runner,
+            self.audited,
+            lambda _: principal,
+            self.secrets.answer,
+            Gate(Open(), Approvals(self.store), b"k" * 32),
+            b"s" * 32,
         )
         async with Client(build(service)[0], mode="2026-07-28") as mcp:
             yield Caller(mcp)

@@ -19,8 +19,10 @@ from typing import Any, Literal
 from mcp import Client
 from mcp_types import TextContent
 
+from pvemcp.access.approvals import Approvals
 from pvemcp.access.held import held
-from pvemcp.access.policy import permit
+from pvemcp.access.policy import Open, Policy, permit
+from pvemcp.approving import Gate
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.executor import Executor
@@ -82,6 +84,13 @@ class Rig:
     store: Store
     journal: StringIO
     executor: Executor
+    patience: float = 10.0
+    """Seconds that a call waits for a person."""
+
+    @property
+    def approvals(self) -> Approvals:
+        """The questions, as the host's command line sees them."""
+        return Approvals(self.store)
 
     def principal(
         self, ceiling: Effect = Effect.DESTROY, token: tuple[str, str] | None = None
@@ -96,17 +105,26 @@ class Rig:
         ceiling: Effect = Effect.DESTROY,
         token: tuple[str, str] | None = None,
         era: str = ERAS[-1],
+        policy: Policy | None = None,
+        elicit: Any = None,
     ) -> AsyncIterator[Caller]:
-        """Connect an MCP client whose grant has this ceiling and PVE token."""
+        """Connect an MCP client whose grant has this ceiling and PVE token.
+
+        Unless there is a `policy`, nobody is asked. `elicit` answers dialogs, as the SDK's client
+        has it.
+        """
         principal = self.principal(ceiling, token)
         secrets = held(self.store, principal.token.secret)
         audit = Audit(self.store, self.journal, secrets.known)
         host = Runner(self.executor, permit, Rights(self.pve).require, lambda: Masker(secrets))
-        service = Service(self.pve, host, audit, lambda _: principal, secrets.answer)
+        gate = Gate(policy or Open(), self.approvals, b"k" * 32, patience=self.patience)
+        service = Service(
+            self.pve, host, audit, lambda _: principal, secrets.answer, gate, b"s" * 32
+        )
         server, _ = build(service)
         mode = "legacy" if era == ERAS[0] else era
         try:
-            async with Client(server, mode=mode) as mcp:
+            async with Client(server, mode=mode, elicitation_callback=elicit) as mcp:
                 yield Caller(mcp)
         finally:
             await host.shells.close_all()

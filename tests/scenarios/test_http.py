@@ -21,6 +21,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from pvemcp.access.grants import Grants
+from pvemcp.access.policy import Open
 from pvemcp.app import compose
 from pvemcp.call import ApiToken, Effect
 from pvemcp.connections import Connection
@@ -107,6 +108,7 @@ async def web(
             default=ApiToken(*(default if any(default) else r.world.token())) if default else None,
             executor=executor or r.executor,
             clock=clock,
+            policy=Open(),
         )
         async with start(app, settings, http) as running:
             yield Web(r, grants, now, running, running.url, secret)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvemcp.call import ApiToken, Call, Effect, Permit, Principal, Verdict
+from pvemcp.call import ApiToken, Call, Effect, Permit, Principal, Unplanned, Verdict
 from pvemcp.errors import Denied
 from pvemcp.pve.client import PveClient
 from pvemcp.pve.load import REMOTE
@@ -134,7 +134,7 @@ def allow(call: Call, verb: str, path: str, effect: Effect) -> Verdict:
 
 def new_call(token: ApiToken = TOKEN, ceiling: Effect = Effect.DESTROY) -> Call:
     """Open a call of a principal."""
-    return Call(Principal("tester", ceiling, token), "test", {})
+    return Call(Principal("tester", ceiling, token), "test", {}, license=Unplanned())
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pvemcp.access.policy import permit
-from pvemcp.call import ApiToken, Call, Effect, Principal
+from pvemcp.call import ApiToken, Call, Effect, Principal, Unplanned
 from pvemcp.errors import Denied, Unavailable
 from pvemcp.health.commands import check_commands
 from pvemcp.host.bubblewrap import Bubblewrap
@@ -128,11 +128,15 @@ async def test_the_node_is_known_before_pve_is_asked_about_it() -> None:
         raise Denied("not on this node")
 
     who = Principal("laptop", Effect.READ, ApiToken("mcp@pve!x", "secret"))
-    host = Runner(Late("pve1"), permit, guard, Unmasked).bind(Call(who, "host_run", {}))
+    host = Runner(Late("pve1"), permit, guard, Unmasked).bind(
+        Call(who, "host_run", {}, license=Unplanned())
+    )
     with pytest.raises(Denied, match="not on this node"):
         await host.run({"do": "run"}, effect=Effect.READ, label="host/shell")
     assert asked == ["pve1"]
-    unknown = Runner(Late(""), permit, guard, Unmasked).bind(Call(who, "host_run", {}))
+    unknown = Runner(Late(""), permit, guard, Unmasked).bind(
+        Call(who, "host_run", {}, license=Unplanned())
+    )
     with pytest.raises(Unavailable, match="no answer"):
         await unknown.run({"do": "run"}, effect=Effect.READ, label="host/shell")
     assert asked == ["pve1"]

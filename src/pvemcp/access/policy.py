@@ -1,8 +1,15 @@
-"""The policy: what a caller may do here. PVE's own permissions come on top of it."""
+"""The policy: what a caller may do here. PVE's own permissions come on top of it.
+
+`permit` is asked before every step and knows the step alone. `judge` is asked once a call's plan
+is known, with everything about it: it allows, denies, or wants a person to be asked.
+"""
 
 from __future__ import annotations
 
-from pvemcp.call import Call, Effect, Principal, Verdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pvemcp.call import Call, Effect, Intent, Principal, Target, Verdict
 from pvemcp.errors import Denied
 
 _MAY = {
@@ -10,6 +17,21 @@ _MAY = {
     Effect.CHANGE: "read and change, but not destroy",
     Effect.DESTROY: "do everything",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the policy says about a whole call. For ASK: who is asked, and how."""
+
+    verdict: Verdict
+    rule: str
+    """Name of the rule that decided."""
+    why: str = ""
+    channel: str = "any"
+    """`any`, or `person`: only the host's command line or the approval page, where the client that
+    made the call cannot answer for itself."""
+    persons: int = 1
+    """How many different persons must say yes."""
 
 
 def permit(call: Call, verb: str, path: str, effect: Effect) -> Verdict:
@@ -29,6 +51,28 @@ def permit(call: Call, verb: str, path: str, effect: Effect) -> Verdict:
         f"{_MAY[who.ceiling]}. Nothing was done.",
         hint=f"Only a person can raise it, on the host of pvemcp: {remedy}",
     )
+
+
+class Policy:
+    """The rules of one service."""
+
+    permit = staticmethod(permit)
+
+    def judge(self, call: Call, writes: Sequence[tuple[Intent, Target]]) -> Judgement:  # noqa: ARG002
+        """Return the strictest judgement over what a call would write."""
+        if any(intent.effect is Effect.DESTROY for intent, _ in writes):
+            return Judgement(
+                Verdict.ASK, "default: destroy asks", "something would be lost or cut off"
+            )
+        return Judgement(Verdict.ALLOW, "default: change is allowed")
+
+
+class Open(Policy):
+    """Allows whatever is within the ceiling: nobody is asked."""
+
+    def judge(self, call: Call, writes: Sequence[tuple[Intent, Target]]) -> Judgement:  # noqa: ARG002
+        """Allow."""
+        return Judgement(Verdict.ALLOW, "open")
 
 
 def visible(principal: Principal, least_effect: Effect) -> bool:

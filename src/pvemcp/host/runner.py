@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvemcp.call import Call, Effect, Permit, Step, Verdict
-from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, Unavailable
+from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Step, Verdict
+from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, NotPlanned, Unavailable
 from pvemcp.host.ended import Ended, ended_of
 from pvemcp.host.executor import Executor
 from pvemcp.host.frames import Link
@@ -135,7 +135,7 @@ class Host:
         is not masked: it is not text, or the caller masks it. Raises Denied, and the Fault of
         whatever refuses it.
         """
-        await self.ask(effect, label, guarded=guarded)
+        await self.ask(effect, label, request, guarded=guarded)
         mask = Unmasked if raw else self.runner.mask
         started, note = time.perf_counter(), "not started"
         try:
@@ -179,8 +179,18 @@ class Host:
         label = f"host/{name}"
         return await self.run(request | {"timeout": timeout}, effect=effect, label=label, raw=raw)
 
-    async def ask(self, effect: Effect, label: str, *, guarded: bool = True) -> None:
-        """Ask the policy, then PVE. Raises Denied."""
+    async def ask(
+        self,
+        effect: Effect,
+        label: str,
+        request: Mapping[str, Any] | None = None,
+        *,
+        guarded: bool = True,
+    ) -> None:
+        """Ask the policy, then PVE; a plan of the call ends here. Raises Denied.
+
+        `request` is what will be run, as far as the caller can say.
+        """
         try:
             verdict = self.runner.permit(self.call, "RUN", label, effect)
             if verdict is not Verdict.ALLOW:
@@ -188,15 +198,29 @@ class Host:
             if guarded:
                 await self._executor.ready()
                 await self.runner.guard(self.call, effect, self.node)
+            self._licensed(effect, label, request or {})
         except Fault:
             self.note(label, effect, Verdict.DENY, time.perf_counter(), "")
             raise
+
+    def _licensed(self, effect: Effect, label: str, request: Mapping[str, Any]) -> None:
+        if effect is Effect.READ:
+            return
+        intent = Intent("RUN", label, effect, params=request, node=self.node)
+        if self.call.planning is not None:
+            self.call.planning.append(intent)
+            raise PlanEnds
+        if not self.call.license.take(intent):
+            raise NotPlanned(
+                f"{label} is not in the plan of this call, and was not run",
+                hint="Something changed since it was planned. Repeat the call.",
+            )
 
     async def open(
         self, request: Mapping[str, Any], *, effect: Effect, label: str, guarded: bool = True
     ) -> Link:
         """Start what lasts longer than the call (a shell, a job); the caller closes the link."""
-        await self.ask(effect, label, guarded=guarded)
+        await self.ask(effect, label, request, guarded=guarded)
         started, note = time.perf_counter(), "not started"
         try:
             link = await self._open(request)

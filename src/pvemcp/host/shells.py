@@ -46,6 +46,7 @@ class Shell:
 
     name: str
     owner: str
+    effect: Effect
     profile: str
     link: Link
     transcript: Transcript
@@ -130,7 +131,7 @@ class Shells:
         link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
         name = f"shell-{self._started}-{secrets.token_hex(4)}"
         transcript = Transcript(host.runner.mask, kept=OUTPUT)
-        shell = Shell(name, owner, profile, link, transcript)
+        shell = Shell(name, owner, effect, profile, link, transcript)
         shell.reading = asyncio.create_task(shell.follow())
         self._shells[name] = shell
         if self._sweeping is None or self._sweeping.done():

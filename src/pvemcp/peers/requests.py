@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken, Call, Effect, Principal
+from pvemcp.call import ApiToken, Call, Effect, Principal, Unplanned
 from pvemcp.errors import Conflict, Denied, Invalid, Unavailable
 from pvemcp.host.ended import PROFILES, ended_of
 from pvemcp.host.frames import PIECE, Frame, Link, read_frame
@@ -96,6 +96,7 @@ class Requests:
         self, call: Call, request: Mapping[str, Any], reader: asyncio.StreamReader, link: Link
     ) -> Frame | None:
         """Do it; return the frame that tells the end, which has not been passed on."""
+        call.license = Unplanned()  # planned, and approved, on the node that asks
         host, owner = self.runner.bind(call), call.principal.grant
         if self._busy.get(owner, 0) >= MOST_EACH:
             raise Conflict(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pvemcp.call import no_progress
+from pvemcp.call import no_progress, planned
 from pvemcp.errors import Denied, Fault, Missing, Rejected, TaskFailed, Unavailable
 from pvemcp.pve.faults import clean, explained
 from pvemcp.pve.progress import percent
@@ -36,6 +36,8 @@ REPORT_EVERY = 0.4
 """Seconds between progress reports."""
 
 Status = Literal["ok", "warnings", "failed", "running"]
+PLANNED = "UPID:planned:00000000:00000000:00000000:planned::planned:"
+"""Stands for the task of a request that was only planned."""
 _STATUS = "/nodes/{node}/tasks/{upid}/status"
 _LOG = "/nodes/{node}/tasks/{upid}/log"
 NO_ANSWER = "PVE does not answer"
@@ -63,6 +65,8 @@ async def run_task(pve: Pve, upid: str | Upid, *, wait: float) -> TaskEnd:
     Reports progress to the call. Trouble with a single look is overcome. Raises TaskFailed with
     PVE's reason and the log's last lines, Missing for a task that PVE does not know.
     """
+    if planned(upid):
+        return TaskEnd(PLANNED, "ok", "planned", (), None)
     watch = _Watch(pve, upid)
     until = time.monotonic() + wait
     pause = FIRST_LOOK
@@ -106,6 +110,8 @@ async def follow_ha(pve: Pve, upid: str, *, guest_path: str, state: str, wait: f
     """
     until = time.monotonic() + wait
     asked = await run_task(pve, upid, wait=wait)
+    if asked.upid == PLANNED:
+        return asked
     name = Upid.parse(upid)
     if asked.status == "running" or not name.type.startswith("ha"):
         return asked

@@ -231,6 +231,16 @@ class Settings:
         values.integer(60, 7 * 86_400),
         "Seconds without a request after which a session ends (60 to 604800).",
     )
+    approval_time: int = _setting(
+        600,
+        values.integer(30, 86_400),
+        "Seconds in which a plan must be approved by a person, and used (30 to 86400).",
+    )
+    approvals_waiting: int = _setting(
+        20,
+        values.integer(1, 1000),
+        "Plans of one grant that may wait for a person at once; more are refused.",
+    )
     metrics_listen: str = _setting(
         "",
         values.loopback,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pvemcp.call import Effect
+from pvemcp.call import Effect, planned
 from pvemcp.errors import Invalid
 from pvemcp.pve.client import Answer, Pve
 from pvemcp.pve.description import Match
@@ -147,6 +147,8 @@ async def api_destroy(
 
 async def _write(pve: Pve, method: str, path: str, params: Params, *, wait: float) -> str | Started:
     answer: Answer = await pve.request(method, path, params or {})
+    if planned(answer.upid):
+        return "planned"
     if answer.upid:
         ended = await finish(pve, answer.upid, wait=wait)
         return f"{ended}\n{_AUTOSTART}" if _starts_too(answer.upid, params, ended) else ended

@@ -44,11 +44,11 @@ async def job_start(
     refuse_root(wanted)
     profile = PROFILES[wanted]
     host = await host.at(node)
-    await host.ask(wanted, f"host/{profile}/job")
-    await refuse_more(host)
     request: dict[str, Any] = {"do": "job", "profile": profile, "shell": command}
     request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
     request["title"] = title or command[:80]
+    await host.ask(wanted, f"host/{profile}/job", request)
+    await refuse_more(host)
     link = await host.open(request, effect=wanted, label=f"host/{profile}/job")
     try:
         async with asyncio.timeout(30):

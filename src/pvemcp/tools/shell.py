@@ -71,6 +71,8 @@ async def shell_send(
 ) -> str:
     """Type into a shell and return what it wrote until it paused. key=ctrl-c interrupts."""
     found = _open(host, shell)
+    typing = {"shell": shell, "typed": text, "key": key or ""}
+    await host.ask(found.effect, f"host/{found.profile}/shell", typing, guarded=False)
     if (rows is None) != (columns is None):
         raise Invalid("rows and columns go together", hint="Give both, or neither.")
     if rows is not None:

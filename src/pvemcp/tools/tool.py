@@ -41,6 +41,11 @@ def conditions(where: list[str] | str | None) -> list[str]:
     return [where] if isinstance(where, str) else where or []
 
 
+COMMON: Mapping[str, Any] = {
+    "dry_run": (Annotated[bool, Field(description="only show the plan")], False),
+    "approval": (Annotated[str, Field(description="id of the approved plan")], ""),
+}
+"""Arguments of every tool that may write; the server takes them, not the tool."""
 _KEPT = ("type", "enum", "items", "description")
 """What of a JSON schema is worth its tokens: bounds are checked, and told when they are broken."""
 
@@ -122,6 +127,8 @@ def tool(
             for p in parameters
             if p.name not in needs
         }
+        if (reach or effect) > Effect.READ:
+            fields |= COMMON
         config = ConfigDict(extra="forbid", strict=True)
         model = create_model(run.__name__, __config__=config, **fields)
         return Tool(

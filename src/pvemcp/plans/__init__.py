@@ -1,0 +1,1 @@
+"""Plans: what a call would do, shown before it does it."""

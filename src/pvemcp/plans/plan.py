@@ -1,0 +1,141 @@
+"""A plan: all that one call would write, with previews, in one text and one digest."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pvemcp.access.approvals import Question
+from pvemcp.access.policy import Judgement
+from pvemcp.call import Call, Intent, Target, Verdict
+from pvemcp.plans.planning import Rehearsal
+from pvemcp.plans.preview import Preview
+from pvemcp.pve.client import Pve
+
+MOST = 50
+"""Writes of one call that are looked up; more are refused."""
+
+Lookup = Callable[[Pve, Intent], Awaitable[Preview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a call would do. `digest` binds grant, tool, arguments, writes and state."""
+
+    tool: str
+    previews: tuple[Preview, ...]
+    digest: bytes
+    open_ended: bool
+    trouble: str
+    """What the tool would fail with besides, or nothing."""
+    seconds: float
+
+    @property
+    def writes(self) -> list[tuple[Intent, Target]]:
+        """Every write and what it works on."""
+        return [(one.intent, one.target) for one in self.previews]
+
+    @property
+    def confirm(self) -> str:
+        """What a person types to confirm what cannot be brought back; empty: a yes is enough."""
+        return " ".join(dict.fromkeys(one.confirm for one in self.previews if one.confirm))
+
+    def text(self) -> str:
+        """Write it for a person and for the model."""
+        count = len(self.previews)
+        what = f"{count} write{'s' * (count != 1)}"
+        head = f"Plan of {self.tool}: {what}, looked up in {self.seconds:.1f} s"
+        lines = [head, *(line for one in self.previews for line in one.lines())]
+        if self.open_ended:
+            lines.append("What follows hangs on PVE's answers; it stays with the same targets.")
+        if self.trouble:
+            lines.append(f"Besides, this would fail: {self.trouble}")
+        return "\n".join(lines)
+
+
+async def look_up(
+    pve: Pve,
+    call: Call,
+    rehearsal: Rehearsal,
+    arguments: Mapping[str, Any],
+    *,
+    key: bytes,
+    lookup: Lookup,
+) -> Plan:
+    """Preview every write of a rehearsal at once, and seal the plan.
+
+    `arguments` are the call's own, not redacted: the digest is keyed.
+    """
+    started = time.perf_counter()
+    call.planning = []  # a preview that tried to write would only plan it
+    try:
+        previews = await asyncio.gather(*(_timed(lookup, pve, one) for one in rehearsal.intents))
+    finally:
+        call.planning = None
+    grant = call.principal.grant or call.principal.name
+    said = [grant, call.tool, arguments, [one.bound for one in previews]]
+    text = json.dumps(said, sort_keys=True, default=str).encode()
+    return Plan(
+        tool=call.tool,
+        previews=tuple(previews),
+        digest=hmac.digest(key, text, hashlib.sha256),
+        open_ended=rehearsal.open_ended,
+        trouble=str(rehearsal.fault or ""),
+        seconds=time.perf_counter() - started,
+    )
+
+
+async def _timed(lookup: Lookup, pve: Pve, intent: Intent) -> Preview:
+    started = time.perf_counter()
+    found = await lookup(pve, intent)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def question(plan: Plan, call: Call, *, shown: Callable[[str], str]) -> Question:
+    """Turn a plan into a question for a person."""
+    return Question(
+        tool=call.tool,
+        arguments=call.arguments,
+        digest=plan.digest,
+        text=shown(plan.text()),
+        writes=[_write(intent, target) for intent, target in plan.writes],
+        confirm=plan.confirm,
+    )
+
+
+def _write(intent: Intent, target: Target) -> dict[str, Any]:
+    return {
+        "verb": intent.verb,
+        "path": intent.path,
+        "template": intent.template,
+        "effect": str(intent.effect),
+        "node": target.node or intent.node,
+        "kind": target.kind,
+        "id": target.id,
+        "vmid": target.vmid,
+    }
+
+
+_SAYS = {
+    Verdict.ALLOW: "allowed",
+    Verdict.ASK: "a person is asked",
+    Verdict.DENY: "denied",
+}
+
+
+def verdict_line(judgement: Judgement) -> str:
+    """Say in one line what the policy makes of a plan."""
+    more = f", {judgement.persons} persons" if judgement.persons > 1 else ""
+    where = ", on the host or the approval page" if judgement.channel != "any" else ""
+    return f"Policy: {_SAYS[judgement.verdict]}{more}{where} ({judgement.rule})."
+
+
+def targets(writes: Sequence[tuple[Intent, Target]]) -> str:
+    """Name what is written to, each once."""
+    return ", ".join(dict.fromkeys(f"{t.kind} {t.id} {t.name}".rstrip() for _, t in writes))

@@ -1,0 +1,69 @@
+"""What one intended write means: to what, what changes, what is lost, what cannot be seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvemcp.call import Intent, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value that changes; None stands for "not there"."""
+
+    key: str
+    old: str | None
+    new: str | None
+
+    def __str__(self) -> str:
+        if self.old is None:
+            return f"{self.key}: set to {self.new}"
+        if self.new is None:
+            return f"{self.key}: {self.old} is removed"
+        return f"{self.key}: {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a person must know to answer yes or no. Texts are as PVE gives them, unmasked."""
+
+    intent: Intent
+    target: Target
+    does: str
+    """One sentence without a full stop: "destroys qemu/105 web and its disks"."""
+    changes: tuple[Change, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """What an administrator would look up first, as `(name, text)`."""
+    lost: tuple[str, ...] = ()
+    """What is gone afterwards, one line each; empty when nothing is."""
+    unseen: tuple[str, ...] = ()
+    """What could not be looked up, and why."""
+    undo: str = ""
+    """How it can be taken back; empty: it cannot."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What an approval holds on to: config digest, status, snapshots. When it is another, the
+    approval is void. No uptimes, sizes in use or other values that move by themselves."""
+    confirm: str = ""
+    """What a person types to confirm an irreversible loss: the guest's id, the volume's name."""
+    seconds: float = 0.0
+    """How long it took to gather."""
+
+    @property
+    def bound(self) -> str:
+        """The intent and the state it was planned for, in one canonical text."""
+        return json.dumps(
+            [self.intent.digest, self.target.id, self.state], sort_keys=True, default=str
+        )
+
+    def lines(self) -> list[str]:
+        """Write it for a person, first line first."""
+        listed = [f"- {self.intent.verb} {self.intent.path}: {self.does}"]
+        listed += [f"    {name}: {text}" for name, text in self.facts]
+        listed += [f"    {change}" for change in self.changes]
+        listed += [f"    LOST: {line}" for line in self.lost]
+        listed += [f"    not seen: {line}" for line in self.unseen]
+        listed.append(f"    undo: {self.undo or 'not possible'}")
+        return listed

@@ -1,0 +1,31 @@
+"""The preview of a write that has none of its own."""
+
+from __future__ import annotations
+
+import re
+
+from pvemcp.call import Intent, Target
+from pvemcp.plans.preview import Preview
+from pvemcp.pve.client import Pve
+from pvemcp.pve.effects import why
+
+_GUEST = re.compile(r"/nodes/([^/]+)/(qemu|lxc)/([0-9]+)")
+_NODE = re.compile(r"/nodes/([^/]+)")
+
+
+async def plain(pve: Pve, intent: Intent) -> Preview:  # noqa: ARG001
+    """Say what the effects table knows of it."""
+    reason = why(intent.verb, intent.template, intent.params) if intent.template else ""
+    return Preview(intent, target_of(intent), does=reason or f"has the effect {intent.effect}")
+
+
+def target_of(intent: Intent) -> Target:
+    """Tell from the path alone what an intent works on."""
+    if intent.verb == "RUN":
+        return Target("command", intent.path, node=intent.node)
+    if found := _GUEST.match(intent.path):
+        node, kind, vmid = found.groups()
+        return Target("guest", f"{kind}/{vmid}", vmid=int(vmid), node=node)
+    if found := _NODE.match(intent.path):
+        return Target("node", found[1], node=found[1])
+    return Target("other", intent.path)
