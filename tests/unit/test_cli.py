@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.approvals import Approvals, Question
 from pvemcp.access.grants import Grants
+from pvemcp.access.policy import Judgement
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal, Step, Verdict
 from pvemcp.listener import cannot_listen
@@ -336,3 +338,46 @@ def test_a_restore_works_while_the_settings_are_broken(pvemcp: Commands, tmp_pat
     config.write_text("nonsense")
     pvemcp(*words, "restore", path, "--passphrase-file", str(phrase), "--yes")
     assert config.read_text() == 'log_level = "debug"\n'
+
+
+def asked_for(pvemcp: Commands, *, confirm: str = "") -> str:
+    """Put a question to a person into the database; return its id."""
+    who = Principal("laptop", Effect.DESTROY, ApiToken("a@pve!t", "s"), "g1")
+    call = Call(who, "guest_power", {"guests": 105, "action": "stop"}, client="claude-code 2.1")
+    question = Question("guest_power", call.arguments, b"d", "Plan\x1b[2J of 105", confirm=confirm)
+    with Store(pvemcp.state) as store:
+        return Approvals(store).ask(call, question, Judgement(Verdict.ASK, "default")).id
+
+
+def state_of(pvemcp: Commands, id_: str) -> str:
+    """Return the state of an approval."""
+    with Store(pvemcp.state) as store:
+        return Approvals(store).get(id_).state
+
+
+def test_a_person_sees_a_plan_and_approves_it(pvemcp: Commands) -> None:
+    assert "Nothing waits" in pvemcp("approvals", "list").stdout
+    id_ = asked_for(pvemcp)
+    listed = pvemcp("approvals", "list").stdout
+    assert (id_ in listed, "laptop" in listed) == (True, True)
+    assert "Plan\\x1b[2J of 105" in pvemcp("approvals", "show", id_).stdout
+    pvemcp("approvals", "approve", id_, answer=130)
+    assert state_of(pvemcp, id_) == "waiting"
+    pvemcp("approvals", "approve", id_, "--yes")
+    assert state_of(pvemcp, id_) == "approved"
+    pvemcp("approvals", "deny", id_)
+    assert state_of(pvemcp, id_) == "denied"
+    assert json.loads(pvemcp("approvals", "list", "--all", "--json").stdout)[0]["id"] == id_
+
+
+@pytest.mark.parametrize("given", [("--yes",), ("--confirm", "106"), ("--confirm", "")])
+def test_what_would_be_lost_must_be_typed(pvemcp: Commands, given: tuple[str, ...]) -> None:
+    id_ = asked_for(pvemcp, confirm="105")
+    assert "type 105" in pvemcp("approvals", "approve", id_, *given, answer=2).stderr
+    assert state_of(pvemcp, id_) == "waiting"
+    pvemcp("approvals", "approve", id_, "--confirm", "105")
+    assert state_of(pvemcp, id_) == "approved"
+
+
+def test_an_unknown_approval_is_named(pvemcp: Commands) -> None:
+    assert "no approval ap-nope" in pvemcp("approvals", "show", "ap-nope", answer=2).stderr

@@ -10,6 +10,7 @@ import click
 
 from pvemcp import __version__
 from pvemcp.cli.alert import alert
+from pvemcp.cli.approvals import approvals
 from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
@@ -48,7 +49,7 @@ def commands(context: click.Context, config: Path | None) -> None:
 
 for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, sessions, alert):
     commands.add_command(command)
-for command in (audit, backup, restore, firewall, doctor, connect, rollback):
+for command in (approvals, audit, backup, restore, firewall, doctor, connect, rollback):
     commands.add_command(command)
 
 

@@ -77,6 +77,7 @@ def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
         "inputSchema": tool.schema,
         "annotations": hints,
     }
-    if tool.always:
-        entry["_meta"] = {"anthropic/alwaysLoad": True}
-    return entry
+    meta = {"anthropic/alwaysLoad": True} if tool.always else {}
+    if tool is api.api_destroy:  # Claude Code then asks its user each time, whatever is allowed
+        meta["anthropic/requiresUserInteraction"] = True
+    return {**entry, "_meta": meta} if meta else entry

@@ -1,0 +1,132 @@
+"""Commands for approvals: what waits for a person, and the person's yes or no."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from pvemcp.access.approvals import Approval, Approvals, Person
+from pvemcp.cli import words
+from pvemcp.store import Store
+
+
+@click.group(short_help="See what waits for a person; approve or deny it.")
+def approvals() -> None:
+    """See what waits for a person; approve or deny it. Run it as root or as the service's user.
+
+    A client that wants to destroy something, or what the policy lists, must wait until a person
+    has seen the plan and said yes.
+    """
+
+
+@approvals.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also what was used, denied or expired.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with times since the epoch.")
+@click.pass_context
+def list_(context: click.Context, everything: bool, as_json: bool) -> None:  # noqa: FBT001 - click
+    """List what waits for a person, the newest first."""
+    with Store(words.settings(context).state_dir) as store:
+        found = Approvals(store).all(live=not everything)
+    if as_json:
+        click.echo(json.dumps([_plain(one) for one in found], indent=2))
+    elif not found:
+        click.echo("Nothing waits for a person.")
+    else:
+        head = ("ID", "CLIENT", "TOOL", "ARGUMENTS", "STATE", "SINCE", "EXPIRES")
+        click.echo(words.table(head, [_row(one) for one in found]))
+
+
+@approvals.command()
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with times since the epoch.")
+@click.pass_context
+def show(context: click.Context, id: str, as_json: bool) -> None:  # noqa: FBT001 - click
+    """Show one plan: what would be done, to what, and what would be lost."""
+    with Store(words.settings(context).state_dir) as store:
+        found = Approvals(store).get(id)
+    click.echo(json.dumps(_plain(found), indent=2) if as_json else _text(found))
+
+
+@approvals.command()
+@click.argument("id")
+@click.option("--confirm", metavar="TEXT", help="What must be typed, for a script.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; the audit keeps it.")
+@click.option("--yes", is_flag=True, help="Do not ask, where nothing must be typed.")
+@click.pass_context
+def approve(context: click.Context, id: str, confirm: str | None, reason: str, yes: bool) -> None:  # noqa: FBT001 - click
+    """Say yes to a plan, after it was shown. The client then makes the same call again."""
+    with Store(words.settings(context).state_dir) as store:
+        asked = Approvals(store)
+        found = asked.get(id)
+        if confirm is None and not yes:
+            click.echo(_text(found))
+        if found.confirm and confirm is None and not yes:
+            confirm = click.prompt(f"Type {found.confirm} to approve it", default="")
+        elif not found.confirm and not yes:
+            click.confirm("Approve it?", abort=True)
+        done = asked.approve(id, _person(), typed=confirm or "", reason=reason)
+    if done.state == "approved":
+        left = max(0, round((done.expires - time.time()) / 60))
+        click.echo(f"Approved. The client may use it once, within {left} min.")
+    else:
+        click.echo(f"Noted. {done.persons} different persons must say yes.")
+
+
+@approvals.command()
+@click.argument("id")
+@click.option("--reason", default="", metavar="TEXT", help="Why; the audit keeps it.")
+@click.pass_context
+def deny(context: click.Context, id: str, reason: str) -> None:
+    """Say no to a plan. An approved one that was not used yet can be denied, too."""
+    with Store(words.settings(context).state_dir) as store:
+        Approvals(store).deny(id, _person(), reason=reason)
+    click.echo("Denied. The client is told when it asks.")
+
+
+def _person() -> Person:
+    """Return who sits here: whoever became root with sudo keeps his name."""
+    try:
+        name = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    return Person(name, "host")
+
+
+def _row(one: Approval) -> tuple[str, ...]:
+    arguments = json.dumps(dict(one.arguments), ensure_ascii=True)
+    return (
+        one.id,
+        words.printable(one.client),
+        words.printable(one.tool),
+        words.printable(arguments if len(arguments) <= 60 else f"{arguments[:60]}…"),
+        one.state,
+        words.moment(one.created),
+        words.moment(one.expires),
+    )
+
+
+def _text(one: Approval) -> str:
+    who = f"{one.client} ({one.mcp_client or 'unknown client'}) at {one.address or 'this host'}"
+    asked, expires = words.moment(one.created), words.moment(one.expires)
+    lines = [
+        f"{one.id}: {one.state}, asked {asked}, expires {expires}",
+        f"by {who}; rule: {one.rule}; needs {one.persons} person{'s' * (one.persons != 1)}",
+        f"arguments: {json.dumps(dict(one.arguments), ensure_ascii=True)}",
+        "",
+        *one.text.splitlines(),
+    ]
+    lines += [
+        f"{d.verdict}: {d.person} ({d.channel}), {words.moment(d.time)} {d.reason}".rstrip()
+        for d in one.decisions
+    ]
+    return "\n".join(words.printable(line) for line in lines)
+
+
+def _plain(one: Approval) -> dict[str, Any]:
+    return {name: value for name, value in asdict(one).items() if name != "digest"}
