@@ -18,7 +18,14 @@ MAINTAINER = "The pvemcp authors <pvemcp@pvemcp.invalid>"
 LIBRARY = "usr/lib/pvemcp"
 UNITS = "usr/lib/systemd/system"
 MONITORING = "usr/share/pvemcp/monitoring"
-ROOT_SIDE = ("host/helper.py", "host/inside.py", "host/jobs.py", "host/guest.py", "host/upgrade.py")
+ROOT_SIDE = (
+    "host/helper.py",
+    "host/inside.py",
+    "host/jobs.py",
+    "host/guest.py",
+    "host/upgrade.py",
+    "host/approved.py",
+)
 """What root runs besides what a unit names: files of their own, which import nothing of ours."""
 _NAMED = re.compile(r"/usr/lib/pvemcp/(\w+\.py)")
 _LAUNCHED = {"usr/bin/pvemcp": "launcher", f"{LIBRARY}/main": "main"}

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
@@ -24,7 +24,7 @@ from pvemcp.access.approvals import Approval, Approvals, Person
 from pvemcp.access.policy import Judgement, Policy
 from pvemcp.call import Call, License, Verdict
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
-from pvemcp.plans.plan import Lookup, Plan, look_up, question, verdict_line
+from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
 from pvemcp.plans.planning import rehearse
 from pvemcp.plans.previews import preview
 from pvemcp.pve.client import Pve
@@ -81,6 +81,8 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     if plan is None:
         return answer
     judgement = gate.policy.judge(request.call, plan.writes)
+    if judgement.verdict is not Verdict.DENY and any(is_root(i) for i, _ in plan.writes):
+        judgement = replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")
     if judgement.verdict is Verdict.DENY:
         raise Denied(
             f"the policy denies this call ({judgement.rule}): {judgement.why}. Nothing was done.",

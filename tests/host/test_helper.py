@@ -316,16 +316,32 @@ def test_an_exec_file_that_is_swapped_all_the_time_is_never_the_attackers(host: 
     assert output(answer) == "ran\n"
 
 
-def test_root_stays_refused_even_when_it_is_on(host: Served) -> None:
+def test_root_runs_only_what_a_person_approved_on_the_host_and_once(host: Served) -> None:
     machine = host.machine
+    asked = {"do": "operation", "name": "root-run", "params": {"approval": "ap-0123456789"}}
     before = (machine.root / EXEC.lstrip("/")).read_text()
     machine.copy_in(before.replace("enabled = false", "enabled = true").encode(), EXEC)
     try:
         request = {"do": "run", "profile": "root", "shell": f"touch {MARK}"}
         more = {"approved": True, "approval": "yes", "call": "approved"}
         for answer in ask(host, {"request": request}, {"request": request | more}):
-            assert "a person's approval" in refusal(answer)
+            assert "takes no shell text" in refusal(answer)
+        [answer] = ask(host, {"request": asked})
+        assert "no person has approved this" in str(answer)
+        odd = asked | {"params": {"approval": "../../../etc/pvemcp/x"}}
+        assert "id of an approval" in refusal(ask(host, {"request": odd})[0])
+        approved = {"shell": "id -u; cat", "cwd": "/", "env": {}, "expires": 4e9}
+        place = "/var/lib/pvemcp-helper/approved"
+        machine.run(["mkdir", "-p", "-m", "700", place])
+        machine.copy_in(json.dumps(approved).encode(), f"{place}/ap-0123456789.json")
+        stdin = [["I", b"typed later".hex()], ["E", ""]]
+        [answer] = ask(host, {"request": asked, "then": stdin})
+        assert output(answer) == "0\n"
+        [answer] = ask(host, {"request": asked})
+        assert "no person has approved this" in str(answer)
+        assert not (machine.root / MARK.lstrip("/")).exists()
     finally:
+        machine.run(["rm", "-rf", "/var/lib/pvemcp-helper/approved"])
         machine.copy_in(before.encode(), EXEC)
 
 

@@ -11,10 +11,11 @@ import pytest
 from mcp_types import ElicitRequestParams, ElicitResult
 
 from pvemcp.access.approvals import Approval, Approvals, Person, Question
-from pvemcp.access.policy import Judgement, Policy
+from pvemcp.access.policy import Judgement, Open, Policy
 from pvemcp.call import Call, Effect, Verdict
 from pvemcp.errors import Conflict, Denied
 from tests.scenarios.rig import ERAS, Caller, Rig, ToolFault, rig
+from tests.scenarios.unboxed import Unboxed
 
 ROOT = Person("root", "host")
 
@@ -263,3 +264,23 @@ def asked(r: Rig, *, persons: int = 1, channel: str = "any") -> Approval:
     call = Call(r.principal(Effect.DESTROY), "guest_power", {})
     judgement = Judgement(Verdict.ASK, "test", channel=channel, persons=persons)
     return r.approvals.ask(call, Question("guest_power", {}, b"d", "plan"), judgement)
+
+
+async def test_a_command_as_root_waits_for_root_on_the_host_alone() -> None:
+    yes = says("accept", approve=True)
+    async with rig() as r, r.client(policy=Open(), elicit=yes) as client:
+        assert isinstance(r.executor, Unboxed)
+        r.executor.allow_root()
+        text = await refused(client, "host_run", command="id -u; echo $SSH", effect="destroy")
+        id_ = id_in(text)
+        assert "command: id -u; echo $SSH" in text
+        found = r.approvals.get(id_)
+        assert (found.channel, found.state) == ("host", "waiting")
+        with pytest.raises(Denied, match="only root can approve it"):
+            r.approvals.approve(id_, Person("alice@pam", "page"))
+        r.approvals.approve(id_, ROOT)
+        call = {"command": "id -u; echo $SSH", "effect": "destroy"}
+        await client.call("host_run", **call, approval=id_)
+        asked = [ask for ask in r.executor.asked if ask.get("name") == "root-run"]
+        assert [ask["params"] for ask in asked] == [{"approval": id_}]
+        assert "was used already" in await refused(client, "host_run", **call, approval=id_)

@@ -30,6 +30,7 @@ class Unboxed:
         self.node = node
         self.asked: list[Mapping[str, Any]] = []
         self.running: list[asyncio.subprocess.Process] = []
+        self.config = EXEC.read_text("utf-8")
         self.enter: tuple[str, ...] = ()
         """What comes before a container's command; without it the command runs as it is."""
 
@@ -39,7 +40,7 @@ class Unboxed:
     async def open(self, request: Mapping[str, Any]) -> Link:
         """Start a command as the helper would, but for the unit."""
         self.asked.append(request)
-        config = helper.parsed(EXEC.read_text("utf-8"))
+        config = helper.parsed(self.config)
         try:
             spec = self._spec(config, dict(request))
         except helper.Refused as refused:
@@ -60,6 +61,8 @@ class Unboxed:
             found = config["operations"].get(request["name"], {})
             helper.need(found, "there is no such operation")
             profile = helper.profile_of(config, found["profile"])
+            if request["name"] == "root-run":  # approved.py would be root's
+                found = {**found, "argv": ["true"]}
             if request["name"] == "guest-exec":  # guest.py needs Proxmox VE
                 found = {**found, "argv": [*self.enter, "{argv}"]}
             argv = helper.command_of(found, request["params"])
@@ -70,7 +73,11 @@ class Unboxed:
 
     async def allowed(self) -> str:
         """Return the exec.toml of the package."""
-        return EXEC.read_text("utf-8")
+        return self.config
+
+    def allow_root(self) -> None:
+        """Switch the profile of root on."""
+        self.config = self.config.replace("enabled = false", "enabled = true")
 
     async def close(self) -> None:
         """End what still runs."""

@@ -267,6 +267,11 @@ class Approvals:
             raise Conflict(f"the approval {id_} is {found.state}", hint="It cannot be changed.")
         if person.channel == "client" and found.channel != "any" and not denying:
             raise Denied(f"the policy wants {id_} answered by a person on the host or the page")
+        if person.channel != "host" and found.channel == "host" and not denying:
+            raise Denied(
+                f"{id_} is a command as root: only root can approve it, on the host itself",
+                hint=f"There: pvemcp approvals approve {id_}.",
+            )
         said = any(d.person == person.name and d.verdict == "approve" for d in found.decisions)
         if said and not denying:
             raise Conflict(

@@ -28,8 +28,8 @@ class Judgement:
     """Name of the rule that decided."""
     why: str = ""
     channel: str = "any"
-    """`any`, or `person`: only the host's command line or the approval page, where the client that
-    made the call cannot answer for itself."""
+    """`any`; `person`: the host's command line or the approval page, where the client that made
+    the call cannot answer for itself; `host`: only the command line."""
     persons: int = 1
     """How many different persons must say yes."""
 

@@ -13,6 +13,8 @@ import click
 
 from pvemcp.access.approvals import Approval, Approvals, Person
 from pvemcp.cli import words
+from pvemcp.errors import Denied
+from pvemcp.host.approved import FOLDER as APPROVED
 from pvemcp.store import Store
 
 
@@ -70,7 +72,10 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
             confirm = click.prompt(f"Type {found.confirm} to approve it", default="")
         elif not found.confirm and not yes:
             click.confirm("Approve it?", abort=True)
+        _require_root(found)
         done = asked.approve(id, _person(), typed=confirm or "", reason=reason)
+    if done.state == "approved":
+        _hand_over(done)
     if done.state == "approved":
         left = max(0, round((done.expires - time.time()) / 60))
         click.echo(f"Approved. The client may use it once, within {left} min.")
@@ -87,6 +92,25 @@ def deny(context: click.Context, id: str, reason: str) -> None:
     with Store(words.settings(context).state_dir) as store:
         Approvals(store).deny(id, _person(), reason=reason)
     click.echo("Denied. The client is told when it asks.")
+
+
+def _commands(one: Approval) -> list[dict[str, Any]]:
+    return [write["run"] for write in one.writes if "run" in write]
+
+
+def _require_root(one: Approval) -> None:
+    if _commands(one) and os.geteuid() != 0:
+        raise Denied(f"{one.id} is a command as root: only root can approve it", hint="Use sudo.")
+
+
+def _hand_over(one: Approval) -> None:
+    """Give the helper what was approved, exactly as it was shown: it believes nobody else."""
+    for command in _commands(one):
+        APPROVED.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = json.dumps({**command, "expires": one.expires})
+        place = APPROVED / f"{one.id}.json"
+        with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
 
 
 def _person() -> Person:

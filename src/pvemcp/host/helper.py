@@ -76,8 +76,6 @@ def profile_of(config: Spec, name: object) -> Spec:
     need(found, f"there is no profile {name!r:.40}", f"There are: {', '.join(config['profiles'])}.")
     hint = f"An administrator sets enabled = true under [profiles.{name}] in exec.toml."
     need(found.get("enabled", True), f"the profile {name} is off", hint, "denied")
-    # What the caller says about a person's approval would not be believed here.
-    need(name != "root", "root needs a person's approval, which cannot be given yet", "", "denied")
     return {**found, "name": name}
 
 
@@ -221,7 +219,9 @@ class Helper:
             argv = command_of(found, request.get("params") or {})
         else:
             profile = profile_of(config, request.get("profile"))
-            need(profile.get("shell"), f"{profile['name']} takes no shell text", "", "denied")
+            # What the caller says about a person's approval would not be believed: approved.py.
+            shell = profile.get("shell") and profile["name"] != "root"
+            need(shell, f"{profile['name']} takes no shell text", "", "denied")
         spec = spec_of(request, profile, argv)
         need(not self.slots.locked(), "too many commands at once", "Try again.", "busy")
         async with self.slots:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Step, Verdict
+from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Step, Unplanned, Verdict
 from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, NotPlanned, Unavailable
 from pvemcp.host.ended import Ended, ended_of
 from pvemcp.host.executor import Executor
@@ -20,6 +20,8 @@ from pvemcp.host.shells import Shells
 from pvemcp.host.transcript import Mask, Transcript, Unmasked
 from pvemcp.slots import Slots
 
+ROOT = "host/root"
+"""The label of a command as root."""
 AT_ONCE = 40
 """Commands that run at once, shells and jobs aside; more wait for their turn."""
 PROGRESS_EVERY = 1.0
@@ -178,6 +180,17 @@ class Host:
         request = {"do": "operation", "name": name, "params": dict(params or {})}
         label = f"host/{name}"
         return await self.run(request | {"timeout": timeout}, effect=effect, label=label, raw=raw)
+
+    async def as_root(self, request: Mapping[str, Any], *, timeout: int) -> Ended:
+        """Run what a person has approved on this host: `request` has shell, cwd, env.
+
+        The helper is told the approval only; it knows the command from the person. See `run`.
+        """
+        operation = {"do": "operation", "name": "root-run", "timeout": timeout}
+        approval = {"params": {"approval": self.call.approval}}
+        await self.ask(Effect.DESTROY, ROOT, {**request, "timeout": timeout})
+        self.call.license = Unplanned()  # the same command, under the name of its approval
+        return await self.run(operation | approval, effect=Effect.DESTROY, label=ROOT)
 
     async def ask(
         self,

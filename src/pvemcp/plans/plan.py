@@ -13,7 +13,8 @@ from typing import Any
 
 from pvemcp.access.approvals import Question
 from pvemcp.access.policy import Judgement
-from pvemcp.call import Call, Intent, Target, Verdict
+from pvemcp.call import Call, Effect, Intent, Target, Verdict
+from pvemcp.host.runner import ROOT
 from pvemcp.plans.planning import Rehearsal
 from pvemcp.plans.preview import Preview
 from pvemcp.pve.client import Pve
@@ -119,7 +120,13 @@ def _write(intent: Intent, target: Target) -> dict[str, Any]:
         "kind": target.kind,
         "id": target.id,
         "vmid": target.vmid,
+        **({"run": dict(intent.params)} if is_root(intent) else {}),
     }
+
+
+def is_root(intent: Intent) -> bool:
+    """Whether it is a command as root: the helper itself wants a person's approval for it."""
+    return intent.verb == "RUN" and intent.effect is Effect.DESTROY and intent.path == ROOT
 
 
 _SAYS = {
@@ -129,10 +136,13 @@ _SAYS = {
 }
 
 
+_WHERE = {"person": ", on the host or the approval page", "host": ", as root on the host"}
+
+
 def verdict_line(judgement: Judgement) -> str:
     """Say in one line what the policy makes of a plan."""
     more = f", {judgement.persons} persons" if judgement.persons > 1 else ""
-    where = ", on the host or the approval page" if judgement.channel != "any" else ""
+    where = _WHERE.get(judgement.channel, "")
     return f"Policy: {_SAYS[judgement.verdict]}{more}{where} ({judgement.rule})."
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pvemcp.call import Effect
-from pvemcp.errors import Denied, Missing
+from pvemcp.errors import Denied, Invalid, Missing
 from pvemcp.host.ended import PROFILES, Ended
 from pvemcp.host.runner import Host
 from pvemcp.pve.nearest import nearest_hint
@@ -19,7 +19,7 @@ from pvemcp.tools.tool import Format, tool
 
 Word = Annotated[
     Literal["read", "change", "destroy"],
-    Field(description="chooses the sandbox: read cannot write, change has a workspace"),
+    Field(description="the sandbox: read cannot write, change has a workspace, destroy is root"),
 ]
 Env = dict[str, str] | None
 Node = Annotated[str, Field(description="another node of the cluster")]
@@ -40,9 +40,11 @@ async def host_run(
 ) -> str:
     """Run a bash command on the PVE host, in a sandbox of the kernel."""
     wanted = Effect.parse(effect)
-    refuse_root(wanted)
     host = await host.at(node)
     profile = PROFILES[wanted]
+    if wanted is Effect.DESTROY:
+        ended = await _as_root(host, command, cwd=cwd, env=env or {}, stdin=stdin, timeout=timeout)
+        return answer(host, ended, head=f"{profile}, {host.place}", format=format)
     request: dict[str, Any] = {"do": "run", "profile": profile, "shell": command}
     request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
     ended = await host.run(
@@ -54,13 +56,33 @@ async def host_run(
     return answer(host, ended, head=f"{profile}, {host.place}", format=format)
 
 
+async def _as_root(
+    host: Host, command: str, *, cwd: str, env: dict[str, str], stdin: str, timeout: int
+) -> Ended:
+    """Run what a person approves on this host. Raises Denied where that is off."""
+    if stdin:
+        raise Invalid("a command as root takes no stdin", hint="Write it into the command.")
+    if host.is_remote:
+        raise Denied(
+            f"commands as root on {host.node} are asked for at the pvemcp of that node",
+            hint="Use effect=change, or connect to that node.",
+        )
+    if not (await host.allowed()).get("profiles", {}).get("root", {}).get("enabled", True):
+        raise Denied(
+            "commands as root are off on this host",
+            hint="Use effect=change (a workspace and the network) or the tools for PVE. An "
+            "administrator sets enabled = true under [profiles.root] in /etc/pvemcp/exec.toml; "
+            "each command then waits for a person.",
+        )
+    return await host.as_root({"shell": command, "cwd": cwd, "env": env}, timeout=timeout)
+
+
 def refuse_root(effect: Effect) -> None:
-    """Refuse what only root could do: the helper would, too. Raises Denied."""
+    """Refuse shells and jobs of root: nobody can approve what will be typed. Raises Denied."""
     if effect is Effect.DESTROY:
         raise Denied(
-            "commands as root need a person's approval, which cannot be given yet",
-            hint="Use effect=change (a workspace and the network), the tools for PVE, or ask a "
-            "person to do it on the host.",
+            "root has no shells and no jobs: a person approves each command",
+            hint="Use host_run(effect=destroy), or effect=change.",
         )
 
 

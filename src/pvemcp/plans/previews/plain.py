@@ -15,8 +15,20 @@ _NODE = re.compile(r"/nodes/([^/]+)")
 
 async def plain(pve: Pve, intent: Intent) -> Preview:  # noqa: ARG001
     """Say what the effects table knows of it."""
+    if intent.verb == "RUN":
+        return _command(intent)
     reason = why(intent.verb, intent.template, intent.params) if intent.template else ""
     return Preview(intent, target_of(intent), does=reason or f"has the effect {intent.effect}")
+
+
+def _command(intent: Intent) -> Preview:
+    """Show a command whole, line by line: a person answers for it."""
+    what = intent.params
+    named = ("shell", "typed", "argv", "name")
+    text = next((str(what[name]) for name in named if what.get(name)), "")
+    facts = [("command", text.replace("\n", "\n      "))] if text else []
+    facts += [(name, str(what[name])) for name in ("cwd", "env", "timeout") if what.get(name)]
+    return Preview(intent, target_of(intent), does="runs a command", facts=tuple(facts))
 
 
 def target_of(intent: Intent) -> Target:
