@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable
+
 from pvemcp.call import Intent
+from pvemcp.errors import Fault
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews.plain import plain
+from pvemcp.plans.previews import guest, volumes
+from pvemcp.plans.previews.looking import line
+from pvemcp.plans.previews.plain import plain, target_of
 from pvemcp.pve.client import Pve
+
+Maker = Callable[[Pve, Intent], Awaitable[Preview]]
+
+_GUEST = r"/nodes/\{node\}/(?:qemu|lxc)/\{vmid\}"
+_BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
+    (re.compile(pattern), maker)
+    for pattern, maker in (
+        (rf"DELETE {_GUEST}", guest.destroy),
+        (rf"POST {_GUEST}/status/\w+", guest.power),
+        (rf"(?:PUT|POST) {_GUEST}/config", guest.reconfigure),
+        (rf"POST {_GUEST}/snapshot/\{{snapname\}}/rollback", guest.rollback),
+        (rf"DELETE {_GUEST}/snapshot/\{{snapname\}}", guest.unsnapshot),
+        (r"DELETE /nodes/\{node\}/storage/\{storage\}/content/\{volume\}", volumes.delete),
+        (rf"\w+ {_GUEST}(?:/.*)?", guest.any_guest),
+    )
+)
 
 
 async def preview(pve: Pve, intent: Intent) -> Preview:
     """Look up what an intent means. Never raises a Fault: what cannot be seen is `unseen`."""
-    return await plain(pve, intent)
+    method = f"{intent.verb} {intent.template}"
+    maker = next((maker for pattern, maker in _BY_METHOD if pattern.fullmatch(method)), plain)
+    try:
+        return await maker(pve, intent)
+    except Fault as fault:
+        found = await plain(pve, intent)
+        return Preview(
+            intent, target_of(intent), does=found.does, unseen=(line(fault.message),),
+            confirm=found.confirm,
+        )  # fmt: skip

@@ -1,0 +1,364 @@
+"""Previews of what happens to a guest: destroyed, stopped, reconfigured, put back, and the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvemcp.call import Intent, Target
+from pvemcp.plans.preview import Preview
+from pvemcp.plans.previews.diff import config_changes
+from pvemcp.plans.previews.looking import Seen, gaps, line, look
+from pvemcp.plans.previews.volumes import backup_line, disks, holders
+from pvemcp.pve.client import Pve
+from pvemcp.tools.guests import Guest as Located
+from pvemcp.tools.guests import addresses
+from pvemcp.tools.render import duration, moment
+
+BACKUP_PLACES = 2
+"""Storages that are searched for backups of a guest: a preview makes at most 8 requests."""
+CONSOLES = ("vncproxy", "termproxy", "spiceproxy", "vncshell")
+_POWER = {
+    "stop": "takes the power of {}: unsaved data is lost",
+    "reset": "resets {}: unsaved data is lost",
+    "shutdown": "shuts {} down",
+    "reboot": "reboots {}",
+    "suspend": "suspends {}",
+    "resume": "resumes {}",
+    "start": "starts {}",
+}
+_BACK = {
+    "start": "shutdown it again",
+    "resume": "suspend it again",
+    "suspend": "resume it",
+    "shutdown": "start it again",
+    "stop": "start it again; what was not written to disk is lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest as the list of resources has it. `row` is empty when it is not in there."""
+
+    path: str
+    kind: str
+    vmid: int
+    node: str
+    row: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Its type, id and name."""
+        return f"{self.kind}/{self.vmid} {line(self.row.get('name', ''), 60)}".rstrip()
+
+    def target(self, *, protected: bool = False) -> Target:
+        """What the policy asks about it."""
+        tags = str(self.row.get("tags") or "").replace(",", ";").split(";")
+        return Target(
+            "guest",
+            f"{self.kind}/{self.vmid}",
+            name=line(self.row.get("name", ""), 60),
+            vmid=self.vmid,
+            node=self.node,
+            pool=str(self.row.get("pool") or ""),
+            tags=tuple(tag.strip().lower() for tag in tags if tag.strip()),
+            protected=protected,
+        )
+
+
+async def guest_of(pve: Pve, intent: Intent) -> Guest:
+    """Return the guest of an intent whose path names one. Raises Fault when PVE lists none."""
+    _, _, node, kind, vmid = intent.path.split("/")[:5]
+    rows = await pve.resources()
+    row = next((row for row in rows if str(row.get("vmid")) == vmid), {})
+    return Guest(f"/nodes/{node}/{kind}/{vmid}", kind, int(vmid), node, row)
+
+
+async def basics(pve: Pve, guest: Guest, **more: Awaitable[Any]) -> Seen:
+    """Look up status and config of a guest, and whatever else is given, at once."""
+    return await look({
+        "status": pve.get(f"{guest.path}/status/current"),
+        "config": pve.get(f"{guest.path}/config"),
+        **more,
+    })  # fmt: skip
+
+
+def protected(seen: Seen) -> bool:
+    """Whether PVE's protection flag is set; an unseen config counts as protected."""
+    config = seen["config"]
+    return config is None or str(config.get("protection", 0)) == "1"
+
+
+def state(seen: Seen) -> dict[str, Any]:
+    """Return what an approval holds on to."""
+    config, status = seen["config"] or {}, seen["status"] or {}
+    found = {"digest": config.get("digest"), "status": status.get("status")}
+    if (snapshots := seen["snapshots"]) is not None:
+        found["snapshots"] = sorted(str(row.get("name")) for row in snapshots)
+    return found
+
+
+def running(seen: Seen) -> str:
+    """Say in which state a guest is and for how long."""
+    status = seen["status"] or {}
+    text = "template" if status.get("template") else str(status.get("status", "unknown"))
+    if status.get("uptime"):
+        text += f" for {duration(float(status['uptime']))}"
+    if status.get("lock"):
+        text += f", locked ({line(status['lock'], 30)})"
+    if (status.get("ha") or {}).get("managed"):
+        text += f", HA-managed ({line((status['ha']).get('state', ''), 30)})"
+    return text
+
+
+async def destroy(pve: Pve, intent: Intent) -> Preview:
+    """Show what is lost with a guest: at most 8 requests, nearly all at once.
+
+    Its state is the list's, up to 10 s old: PVE itself refuses to destroy what runs.
+    """
+    guest = await guest_of(pve, intent)
+    is_running, template = guest.row.get("status") == "running", bool(guest.row.get("template"))
+    places = await _backup_places(pve, guest.node)
+    searched = places[: 1 if is_running else BACKUP_PLACES]
+    asked = _asked(pve, guest, searched)
+    if not template:
+        asked["snapshots"] = pve.get(f"{guest.path}/snapshot")
+    if is_running:
+        asked["addresses"] = addresses(pve, Located(guest.vmid, "", guest.kind, guest.node))
+    seen = await look(asked)
+    config = seen["config"] or {}
+    clones, blind = await holders(pve, guest.vmid, config)
+    backups = [row for name in searched for row in seen.rows(f"backups on {name}")]
+    unseen = [*seen.unseen, *blind]
+    if left_out := places[len(searched) :]:
+        unseen.append(f"backups on {', '.join(left_out)}")
+    if not backups:
+        unseen += await gaps(pve, ("/storage", "Datastore.Audit"))
+    snapshots = [r for r in seen.rows("snapshots") if r.get("name") != "current"]
+    lost = [f"the disk {disk}" for disk in disks(config)] or ["its configuration"]
+    lost += [f"the snapshot {line(row['name'], 40)} of {_when(row)}" for row in snapshots]
+    lost += [f"linked clone {clone} depends on it" for clone in clones]
+    status = {name: guest.row.get(name) for name in ("status", "uptime", "lock", "template")}
+    seen.found["status"] = status
+    facts = [("state", running(seen)), *_serves(guest, config, seen)]
+    facts += [("last backup", backup_line(backups)), *_references(guest, seen)]
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=f"destroys {guest.label} and its disks",
+        facts=tuple(facts),
+        lost=tuple(lost),
+        unseen=tuple(unseen),
+        state=state(seen),
+        confirm=str(guest.vmid),
+    )
+
+
+def _asked(pve: Pve, guest: Guest, searched: Sequence[str]) -> dict[str, Awaitable[Any]]:
+    """Return what is asked about a guest that is destroyed, whatever its state."""
+    base = f"/nodes/{guest.node}/storage"
+    return {
+        "config": pve.get(f"{guest.path}/config"),
+        "replication": pve.get("/cluster/replication"),
+        "backup jobs": pve.get("/cluster/backup"),
+        **{
+            f"backups on {name}": pve.get(
+                f"{base}/{name}/content", content="backup", vmid=guest.vmid
+            )
+            for name in searched
+        },
+    }
+
+
+async def _backup_places(pve: Pve, node: str) -> list[str]:
+    """Return the storages of a node that hold backups; servers that others see too come first."""
+    rows = [
+        row
+        for row in await pve.resources()
+        if row.get("type") == "storage"
+        and row.get("node") == node
+        and "backup" in str(row.get("content", "")).split(",")
+    ]
+    rows.sort(key=lambda row: (row.get("plugintype") != "pbs", not row.get("shared")))
+    return [str(row["storage"]) for row in rows]
+
+
+def _serves(guest: Guest, config: Mapping[str, Any], seen: Seen) -> list[tuple[str, str]]:
+    facts = []
+    if tags := guest.row.get("tags"):
+        facts.append(("tags", line(tags)))
+    if notes := config.get("description"):
+        facts.append(("notes (written by others)", line(notes)))
+    if rows := seen["addresses"]:
+        listed = [each for row in rows if row["name"] != "lo" for each in row["addresses"]]
+        facts.append(("addresses", line(", ".join(listed) or "none")))
+    if str(config.get("protection", 0)) == "1":
+        facts.append(("protection", "on: PVE refuses until it is switched off"))
+    return facts
+
+
+def _references(guest: Guest, seen: Seen) -> list[tuple[str, str]]:
+    vmid = str(guest.vmid)
+    jobs = [r for r in seen.rows("replication") if str(r.get("guest")) == vmid]
+    backups = [
+        str(row.get("id"))
+        for row in seen.rows("backup jobs")
+        if vmid in str(row.get("vmid") or "").split(",")
+    ]
+    facts = []
+    if jobs:
+        facts.append(("replicated to", line(", ".join(str(row.get("target")) for row in jobs))))
+    if backups:
+        facts.append(("named by backup jobs", line(", ".join(backups))))
+    if ha := guest.row.get("hastate"):
+        facts.append(("HA", line(ha, 40)))
+    if pool := guest.row.get("pool"):
+        facts.append(("pool", line(pool)))
+    return facts
+
+
+def _when(row: Mapping[str, Any]) -> str:
+    return moment(float(row.get("snaptime") or 0))
+
+
+async def power(pve: Pve, intent: Intent) -> Preview:
+    """Show what a change of the power state meets: how long it ran, and who looks at it."""
+    guest, action = await guest_of(pve, intent), intent.path.rsplit("/", 1)[1]
+    more: dict[str, Awaitable[Any]] = {}
+    if action in ("stop", "reset", "shutdown", "reboot"):
+        active = pve.get(f"/nodes/{guest.node}/tasks", source="active", vmid=guest.vmid)
+        more["consoles"] = active
+    seen = await basics(pve, guest, **more)
+    facts = [("state", running(seen))]
+    users = [str(row.get("user")) for row in seen.rows("consoles") if row.get("type") in CONSOLES]
+    if users:
+        facts.append(("at its console", line(", ".join(dict.fromkeys(users)))))
+    hard = action in ("stop", "reset") or str(intent.params.get("forceStop")) == "1"
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=_POWER.get(action, action + " {}").format(guest.label),
+        facts=tuple(facts),
+        lost=("what the guest has not written to its disks",) if hard else (),
+        unseen=tuple(seen.unseen),
+        undo=_BACK.get(action, ""),
+        state={"status": state(seen)["status"], "digest": state(seen)["digest"]},
+    )
+
+
+async def reconfigure(pve: Pve, intent: Intent) -> Preview:
+    """Show each key of a config from what to what, and what waits for a restart."""
+    guest = await guest_of(pve, intent)
+    seen = await basics(pve, guest, pending=pve.get(f"{guest.path}/pending"))
+    config = seen["config"] or {}
+    changes, lost = config_changes(config, intent.params, force=_on(intent, "force"))
+    facts = [("state", running(seen))]
+    if waits := [str(row["key"]) for row in seen.rows("pending") if _waits(row)]:
+        facts.append(("waits for a restart already", line(", ".join(waits))))
+    secret = any(change.old == "[redacted]" for change in changes)
+    undo = "" if lost else "set the former values again"
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=f"changes the configuration of {guest.label}",
+        changes=tuple(changes),
+        facts=tuple(facts),
+        lost=tuple(lost),
+        unseen=tuple(seen.unseen),
+        undo=f"{undo}, but for secrets" if undo and secret else undo,
+        state=state(seen),
+        confirm=str(guest.vmid) if any("deleted" in text for text in lost) else "",
+    )
+
+
+def _waits(row: Mapping[str, Any]) -> bool:
+    return "pending" in row or bool(row.get("delete"))
+
+
+def _on(intent: Intent, name: str) -> bool:
+    return str(intent.params.get(name, 0)) == "1"
+
+
+async def rollback(pve: Pve, intent: Intent) -> Preview:
+    """Show what is newer than the snapshot that a guest goes back to."""
+    guest = await guest_of(pve, intent)
+    name = str(intent.params.get("snapname"))
+    path = f"{guest.path}/snapshot"
+    seen = await basics(
+        pve, guest, snapshots=pve.get(path), snapshot=pve.get(f"{path}/{name}/config")
+    )
+    rows = {str(row["name"]): row for row in seen.rows("snapshots")}
+    taken = float(rows.get(name, {}).get("snaptime") or 0)
+    age = f"{moment(taken)}, {duration(max(0.0, time.time() - taken))} ago" if taken else "unknown"
+    later = [
+        key
+        for key, row in rows.items()
+        if key != "current" and float(row.get("snaptime") or 0) > taken
+    ]
+    lost = [f"everything the guest wrote since {moment(taken)}"]
+    if seen["snapshot"] is not None and seen["config"] is not None:
+        before = {k: v for k, v in seen["snapshot"].items() if k not in _OWN}
+        now = {k: v for k, v in seen["config"].items() if k not in _OWN}
+        changes, _ = config_changes(now, {**before, "delete": ",".join(set(now) - set(before))})
+    else:
+        changes = []
+    facts = [("state", running(seen)), ("snapshot", f"{line(name, 40)} of {age}")]
+    if later:
+        facts.append(("newer snapshots", line(", ".join(later), 300)))
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=f"puts {guest.label} back to its snapshot {line(name, 40)}",
+        changes=tuple(changes),
+        facts=tuple(facts),
+        lost=tuple(lost),
+        unseen=tuple(seen.unseen),
+        state=state(seen),
+        confirm=str(guest.vmid),
+    )
+
+
+_OWN = frozenset(
+    {"digest", "parent", "snaptime", "snapstate", "vmstate", "runningmachine", "runningcpu"}
+)
+
+
+async def unsnapshot(pve: Pve, intent: Intent) -> Preview:
+    """Show a snapshot that is deleted: its age, and which follow it."""
+    guest = await guest_of(pve, intent)
+    name = str(intent.params.get("snapname"))
+    seen = await basics(pve, guest, snapshots=pve.get(f"{guest.path}/snapshot"))
+    row = next((r for r in seen.rows("snapshots") if r.get("name") == name), {})
+    facts = [("snapshot", f"{line(name, 40)} of {_when(row)}" if row else "not seen")]
+    if row.get("description"):
+        facts.append(("notes (written by others)", line(row["description"])))
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=f"deletes the snapshot {line(name, 40)} of {guest.label}",
+        facts=tuple(facts),
+        lost=(f"the way back to {_when(row)}" if row else "the way back to it",),
+        unseen=tuple(seen.unseen),
+        state=state(seen),
+        confirm=name,
+    )
+
+
+async def any_guest(pve: Pve, intent: Intent) -> Preview:
+    """Show a write to a guest that has no preview of its own: the guest, and what is given."""
+    guest = await guest_of(pve, intent)
+    seen = await basics(pve, guest)
+    given = {k: v for k, v in intent.params.items() if k not in ("node", "vmid")}
+    changes, _ = config_changes({}, given)
+    what = intent.path.removeprefix(guest.path).strip("/")
+    return Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does=f"{what or 'works on'}: {guest.label}",
+        changes=tuple(changes),
+        facts=(("state", running(seen)),),
+        unseen=tuple(seen.unseen),
+        state=state(seen),
+    )
