@@ -39,6 +39,8 @@ from pvemcp.errors import Unavailable
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
+from pvemcp.journal.book import Book
+from pvemcp.journal.changes import Changes
 from pvemcp.listener import (
     App,
     bind,
@@ -118,13 +120,14 @@ def compose(
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
+    changes = journaled(pve, Book(store, secrets.known))
     service = Service(
         pve,
         host,
         audit,
         _principal_of_request,
         secrets.answer,
-        gate(settings, store, policy),
+        gate(settings, store, changes, policy),
         store.key("state"),
         upkeep.gate.call,
         settings.result_limit,
@@ -132,7 +135,7 @@ def compose(
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
     beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
-    _live_with(mcp, pve, host, upkeep, lambda: keep_within(store, settings), *beside)
+    _live_with(mcp, pve, host, changes, upkeep, lambda: keep_within(store, settings), *beside)
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(guarded, names), server, listen)
@@ -150,10 +153,17 @@ def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkee
     )
 
 
-def gate(settings: Settings, store: Store, policy: Policy | None = None) -> Gate:
-    """Return what calls pass that may write: policy and approvals."""
+def gate(settings: Settings, store: Store, changes: Changes, policy: Policy | None = None) -> Gate:
+    """Return what calls pass that may write: policy, approvals, the journal."""
     approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
-    return Gate(policy or Policy(), approvals, store.key("plan"))
+    return Gate(policy or Policy(), approvals, store.key("plan"), changes)
+
+
+def journaled(pve: PveClient, book: Book) -> Changes:
+    """Let nothing be written to PVE that is not in the journal."""
+    changes = Changes(book)
+    pve.watch = changes.watch
+    return changes
 
 
 def _principal_of_request(ctx: Context) -> Principal:
@@ -202,6 +212,7 @@ def _live_with(
     mcp: Starlette,
     pve: PveClient,
     host: Runner,
+    changes: Changes,
     upkeep: Upkeep,
     *background: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
@@ -219,6 +230,7 @@ def _live_with(
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
+                await changes.close()
                 await host.close()
 
     mcp.router.lifespan_context = lifespan
@@ -318,6 +330,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
         async with pve_client(settings) as pve:
             audit = Audit(store, sys.stderr, secrets.known)
             host = runner(settings, pve, lambda: Masker(secrets))
+            changes = journaled(pve, Book(store, secrets.known))
             server, listen = build(
                 Service(
                     pve,
@@ -325,7 +338,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
                     audit,
                     lambda _: principal,
                     secrets.answer,
-                    gate(settings, store),
+                    gate(settings, store, changes),
                     store.key("state"),
                 )
             )
@@ -336,6 +349,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
                     await server.run(reader, writer, server.create_initialization_options())
             finally:
                 listen.close()
+                await changes.close()
                 await host.close()
 
     with Store(settings.state_dir) as store:

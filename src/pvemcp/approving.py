@@ -24,6 +24,7 @@ from pvemcp.access.approvals import Approval, Approvals, Person
 from pvemcp.access.policy import Judgement, Policy
 from pvemcp.call import Call, License, Verdict
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
+from pvemcp.journal.changes import Changes
 from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
 from pvemcp.plans.planning import rehearse
 from pvemcp.plans.previews import preview
@@ -49,6 +50,8 @@ class Gate:
     approvals: Approvals
     key: bytes = field(repr=False)
     """Keys the digests of plans."""
+    changes: Changes
+    """Journals what is written."""
     lookup: Lookup = preview
     page: str = ""
     """Where the approval page is; empty: there is none."""
@@ -96,7 +99,10 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
             return asked
         plan = asked
     request.call.license = License((w[0] for w in plan.writes), open_ended=plan.open_ended)
-    return await run()
+    try:
+        return await run()
+    finally:
+        await gate.changes.settle(request.pve)
 
 
 async def _plan(gate: Gate, request: Request, run: Run) -> tuple[Plan | None, Any]:

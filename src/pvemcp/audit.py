@@ -89,7 +89,7 @@ class Audit:
         self._store = store
         self._known = known
         self._journal = journal
-        self._process = _identity(os.getpid())
+        self._process = identity(os.getpid())
 
     def redact(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call as they may be written down."""
@@ -134,7 +134,7 @@ class Audit:
             "ORDER BY number DESC LIMIT ?",
             (since or 0.0, client, client, limit),
         )
-        running = functools.cache(_is_running)
+        running = functools.cache(is_running)
         return [_entry(row, running) for row in reversed(found)]
 
     def _values(self, call: Call) -> tuple[Any, ...]:
@@ -236,7 +236,7 @@ def as_json(entry: Entry) -> str:
     return _json(asdict(entry) | {"time": moment})
 
 
-def _identity(pid: int) -> str:
+def identity(pid: int) -> str:
     """Return `PID/START`: a pid alone may have been given to another process since."""
     try:
         # Field 22 of proc(5) stat, counted after the command, which may contain spaces.
@@ -246,6 +246,7 @@ def _identity(pid: int) -> str:
         return f"{pid}/"
 
 
-def _is_running(process: str) -> bool:
+def is_running(process: str) -> bool:
+    """Whether the process of that identity still runs."""
     pid, _, started = process.partition("/")
-    return bool(started) and _identity(int(pid)) == process
+    return bool(started) and identity(int(pid)) == process

@@ -220,6 +220,10 @@ class Call:
     """The approval that the call used."""
     approved_by: str = ""
     """Who gave it, and by which channel."""
+    changes: list[Any] = field(default_factory=list, repr=False)
+    """What the journal has still to close of it."""
+    undoes: str = ""
+    """The change that it takes back."""
     outcome: str = "open"
     """`open`, `ok`, `cancelled` or the code of a Fault."""
     error: str = ""

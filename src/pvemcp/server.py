@@ -43,6 +43,7 @@ from pvemcp.audit import Audit
 from pvemcp.call import Call, Effect, Principal, Progress, Unplanned
 from pvemcp.errors import Denied, Fault, Internal, NotPlanned
 from pvemcp.host.runner import Host, Runner
+from pvemcp.journal.changes import Changes
 from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
 from pvemcp.recording import recorded
@@ -53,8 +54,8 @@ from pvemcp.tools.tool import COMMON, Started, Tool
 logger = logging.getLogger(__name__)
 
 TASKS = "io.modelcontextprotocol/tasks"
-COMPLETE = "complete"
 CANCELLED = "the client went away, or the service stopped"
+COMPLETE = "complete"
 """The resultType of an answer that is neither a question nor a task; absent before 2026-07-28."""
 POLL_MS = 2000
 """How often a client should ask for a task, in milliseconds."""
@@ -116,12 +117,12 @@ class Service:
 _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
     Pve: lambda service, call: service.pve.bind(call),
     Host: lambda service, call: service.host.bind(call),
+    Changes: lambda service, _: service.gate.changes,
 }
 
 
 def build(service: Service) -> tuple[Server[Any], ListenHandler]:
     """Return the MCP server, and the handler whose `close()` ends its open streams."""
-
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
         return {"resultType": COMPLETE, "tools": listing(service.principal(ctx).ceiling)}
 

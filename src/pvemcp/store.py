@@ -18,99 +18,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pvemcp.errors import Fault, Misconfigured, Missing, Unavailable
+from pvemcp.migrations import MIGRATIONS
 
 FILE = "pvemcp.db"
 BUSY_MS = 1000
 """How long a statement waits for another process (the command line writes for microseconds)."""
 KEY_BYTES = 32
-
-MIGRATIONS = (
-    """
-    CREATE TABLE key (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    CREATE TABLE grants (
-        id TEXT PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        hash BLOB NOT NULL UNIQUE,     -- SHA-256 of the secret; the secret itself is not kept
-        ceiling TEXT NOT NULL,
-        created REAL NOT NULL,         -- times are seconds since the epoch
-        expires REAL,                  -- NULL: never
-        last_used REAL,
-        token_id TEXT,                 -- a PVE token of the grant's own, NULL: the configured one
-        token_secret TEXT
-    ) STRICT;
-    CREATE TABLE calls (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        process TEXT NOT NULL,         -- which process runs it: PID/START
-        time REAL NOT NULL,
-        client TEXT NOT NULL,          -- the grant's name
-        grant_id TEXT NOT NULL,
-        address TEXT NOT NULL,
-        mcp_client TEXT NOT NULL,      -- name and version that the client gave of itself
-        tool TEXT NOT NULL,
-        arguments TEXT NOT NULL,       -- JSON, redacted
-        steps TEXT NOT NULL,           -- JSON
-        outcome TEXT NOT NULL,         -- 'open' until the call is closed
-        error TEXT NOT NULL,
-        ms REAL NOT NULL
-    ) STRICT;
-    CREATE INDEX calls_time ON calls (time);
-    CREATE INDEX calls_client ON calls (client, time);
-    """,
-    """
-    ALTER TABLE grants ADD COLUMN origin TEXT NOT NULL DEFAULT 'here'; -- or 'cluster': shared
-    """,
-    """
-    ALTER TABLE grants ADD COLUMN previous_hash BLOB;  -- the secret before the last rotation
-    ALTER TABLE grants ADD COLUMN previous_until REAL; -- until when it holds
-    """,
-    """
-    CREATE TABLE alerts (              -- what is wrong, and whether somebody was told
-        key TEXT PRIMARY KEY,
-        severity TEXT NOT NULL,
-        title TEXT NOT NULL,
-        text TEXT NOT NULL,
-        since REAL NOT NULL,
-        told REAL,
-        gone REAL,
-        passing INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-    """,
-    """
-    CREATE TABLE approvals (           -- a plan that a person is asked about
-        id TEXT PRIMARY KEY,
-        digest BLOB NOT NULL,          -- of tool, arguments, writes and state of the targets
-        grant_id TEXT NOT NULL,
-        client TEXT NOT NULL,
-        address TEXT NOT NULL,
-        mcp_client TEXT NOT NULL,
-        tool TEXT NOT NULL,
-        arguments TEXT NOT NULL,       -- JSON, redacted
-        call_id TEXT NOT NULL,         -- the call that asked
-        plan TEXT NOT NULL,            -- JSON: text, writes
-        created REAL NOT NULL,
-        expires REAL NOT NULL,
-        channel TEXT NOT NULL,         -- 'any', or 'person': not the client itself
-        persons INTEGER NOT NULL,
-        confirm TEXT NOT NULL,         -- what the person types, '' for nothing
-        rule TEXT NOT NULL,
-        state TEXT NOT NULL,           -- waiting, approved, denied, used, void
-        used_by TEXT NOT NULL          -- the call that used it
-    ) STRICT;
-    CREATE INDEX approvals_grant ON approvals (grant_id, digest);
-    CREATE TABLE decisions (
-        approval TEXT NOT NULL,
-        person TEXT NOT NULL,
-        channel TEXT NOT NULL,         -- client, host, page
-        verdict TEXT NOT NULL,         -- approve, deny
-        reason TEXT NOT NULL,
-        time REAL NOT NULL,
-        PRIMARY KEY (approval, person)
-    ) STRICT;
-    """,
-)
-"""Each brings the schema from the version of its index to the next. Append only."""
 
 
 class Store:

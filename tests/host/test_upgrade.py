@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pvemcp.store import MIGRATIONS
+from pvemcp.migrations import MIGRATIONS
 from tests.host.images import HostFault, Suite
 from tests.host.install import LIBRARY, changed, install, remove
 from tests.host.machine import Machine

@@ -22,6 +22,8 @@ from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.executor import Nowhere
 from pvemcp.host.runner import Runner
+from pvemcp.journal.book import Book
+from pvemcp.journal.changes import Changes
 from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
 from pvemcp.pve.schema import Method
@@ -87,7 +89,7 @@ class Place:
                     audit,
                     lambda _: principal,
                     secrets.answer,
-                    Gate(Open(), Approvals(store), b"k" * 32),
+                    Gate(Open(), Approvals(store), b"k" * 32, Changes(Book(store))),
                     b"s" * 32,
                 )
             )

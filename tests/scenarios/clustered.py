@@ -37,6 +37,8 @@ from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.runner import Runner
+from pvemcp.journal.book import Book
+from pvemcp.journal.changes import Changes
 from pvemcp.masking import Masker
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client as SharedClient
@@ -187,7 +189,7 @@ class Node:
             self.audited,
             lambda _: principal,
             self.secrets.answer,
-            Gate(Open(), Approvals(self.store), b"k" * 32),
+            Gate(Open(), Approvals(self.store), b"k" * 32, Changes(Book(self.store))),
             b"s" * 32,
         )
         async with Client(build(service)[0], mode="2026-07-28") as mcp:

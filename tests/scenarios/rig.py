@@ -27,6 +27,8 @@ from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
+from pvemcp.journal.book import Book
+from pvemcp.journal.changes import Changes
 from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
 from pvemcp.running import Rights
@@ -117,7 +119,9 @@ class Rig:
         secrets = held(self.store, principal.token.secret)
         audit = Audit(self.store, self.journal, secrets.known)
         host = Runner(self.executor, permit, Rights(self.pve).require, lambda: Masker(secrets))
-        gate = Gate(policy or Open(), self.approvals, b"k" * 32, patience=self.patience)
+        changes = Changes(Book(self.store, secrets.known))
+        self.pve.watch = changes.watch
+        gate = Gate(policy or Open(), self.approvals, b"k" * 32, changes, patience=self.patience)
         service = Service(
             self.pve, host, audit, lambda _: principal, secrets.answer, gate, b"s" * 32
         )
@@ -127,6 +131,7 @@ class Rig:
             async with Client(server, mode=mode, elicitation_callback=elicit) as mcp:
                 yield Caller(mcp)
         finally:
+            await changes.close()
             await host.shells.close_all()
 
     def audit(self) -> list[Entry]:

@@ -42,7 +42,8 @@ from pvemcp.setup.backup.sealing import (
     seal,
     unseal,
 )
-from pvemcp.store import MIGRATIONS, Store
+from pvemcp.migrations import MIGRATIONS
+from pvemcp.store import Store
 from tests.unit.backups import NAME, TOKEN, WHEN, Installation, install
 from tests.unit.test_retention import ids
 

@@ -30,7 +30,8 @@ from pvemcp.setup.backup.guard import alone
 from pvemcp.setup.backup.restore import Choices, NoTokens, Tokens, plan, recover, restore
 from pvemcp.setup.backup.service import Service
 from pvemcp.setup.backup.switch import JOURNAL
-from pvemcp.store import MIGRATIONS, Store
+from pvemcp.migrations import MIGRATIONS
+from pvemcp.store import Store
 from tests.unit.backups import SHARED, TOKEN, Installation, install, load, places_in
 from tests.unit.test_retention import ids
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pvemcp.errors import Misconfigured, Unavailable
-from pvemcp.store import MIGRATIONS, Store
+from pvemcp.migrations import MIGRATIONS
+from pvemcp.store import Store
 
 
 def mode(path: Path) -> int:

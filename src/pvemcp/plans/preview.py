@@ -42,7 +42,7 @@ class Preview:
     unseen: tuple[str, ...] = ()
     """What could not be looked up, and why."""
     undo: str = ""
-    """How it can be taken back; empty: it cannot."""
+    """How it can be taken back, or why it cannot; empty: it cannot. See journal/undoable.py."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """What an approval holds on to: config digest, status, snapshots. When it is another, the
     approval is void. No uptimes, sizes in use or other values that move by themselves."""

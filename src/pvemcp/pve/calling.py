@@ -118,8 +118,8 @@ class Pve:
                 f"{prepared.verb} {prepared.path} is not in the plan of this call: not sent",
                 hint="Something changed since it was planned. Look again, then repeat the call.",
             )
-        call.seen.clear()
         async with self._client.watch(self, intent) as done:
+            call.seen.clear()
             answer = await self._complete(prepared, asked)
             done(answer)
         return answer

@@ -9,6 +9,7 @@ from typing import Any
 from pvemcp.call import Effect
 from pvemcp.tools import (
     api,
+    changes,
     describe,
     explain,
     guest_exec,
@@ -36,6 +37,9 @@ TOOLS: tuple[Tool, ...] = (
     tasks.task_list,
     tasks.task_get,
     tasks.task_stop,
+    changes.change_list,
+    changes.change_show,
+    changes.change_undo,
     host.host_run,
     host.host_diagnose,
     explain.command_explain,

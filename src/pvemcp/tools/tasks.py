@@ -73,7 +73,7 @@ async def task_list(
     format: Format = "text",
 ) -> str:
     """List PVE tasks, newest first, with their exit status."""
-    after = _after(since) if since else 0
+    after = moment_since(since) if since else 0
     vmid = None
     if guest is not None:
         found = await locate(pve, guest)
@@ -151,7 +151,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "starttime": started, "user": user, "took": took, "status": status}
 
 
-def _after(since: str) -> int:
+def moment_since(since: str) -> int:
     """Return the moment that `since` means, in seconds since the epoch: an age or a date (UTC)."""
     if re.fullmatch(r"\d{4}-\d\d-\d\d", since):
         try:

@@ -19,11 +19,13 @@ from pydantic import (
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.host.runner import Host
+from pvemcp.journal.changes import Changes
 from pvemcp.pve.client import Pve
 from pvemcp.pve.nearest import nearest_hint
 
-GIVEN = (Pve, Host)
-"""Types of the parameters that the server gives a tool: PVE and the host, for the call's caller."""
+GIVEN = (Pve, Host, Changes)
+"""Types of the parameters that the server gives a tool: PVE and the host, for the call's caller,
+and the journal of changes."""
 
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""
@@ -65,7 +67,7 @@ class Tool:
     description: str
     run: Callable[..., Awaitable[str | Started]]
     needs: Mapping[str, type]
-    """Which parameters are not arguments: they are given Pve or Host."""
+    """Which parameters are not arguments: they are given what `GIVEN` names."""
     effect: Effect
     """The least effect with which the tool is of use; below it, it is not listed."""
     reach: Effect
@@ -114,7 +116,7 @@ def tool(
 ) -> Callable[[Callable[..., Awaitable[str | Started]]], Tool]:
     """Declare a tool from a typed coroutine function.
 
-    Parameters of the types Pve and Host are given by the server, the others are arguments. The
+    Parameters of the types in `GIVEN` are given by the server, the others are arguments. The
     docstring is the description that the model reads. A parameter's `Annotated[..., Field]`
     gives its own description and bounds. Unknown names and coerced values are refused.
     """

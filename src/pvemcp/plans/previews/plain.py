@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pvemcp.call import Intent, Target
+from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
 from pvemcp.pve.client import Pve
 from pvemcp.pve.effects import why
@@ -18,7 +19,9 @@ async def plain(pve: Pve, intent: Intent) -> Preview:  # noqa: ARG001
     if intent.verb == "RUN":
         return _command(intent)
     reason = why(intent.verb, intent.template, intent.params) if intent.template else ""
-    return Preview(intent, target_of(intent), does=reason or f"has the effect {intent.effect}")
+    undo = promise(intent.verb, intent.template, intent.params)
+    does = reason or f"has the effect {intent.effect}"
+    return Preview(intent, target_of(intent), does=does, undo=undo.text)
 
 
 def _command(intent: Intent) -> Preview:

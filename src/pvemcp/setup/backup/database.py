@@ -14,7 +14,8 @@ from typing import Any
 
 from pvemcp.errors import Invalid, Misconfigured, Missing
 from pvemcp.setup.backup.archive import damaged
-from pvemcp.store import BUSY_MS, FILE, MIGRATIONS, migrate, refuse_strangers, translated
+from pvemcp.migrations import MIGRATIONS
+from pvemcp.store import BUSY_MS, FILE, migrate, refuse_strangers, translated
 
 MOST = 512 * 1024**2
 """Bytes of a copy, which is in memory."""

@@ -1,0 +1,169 @@
+"""The journal of changes: list them, look at one, take one back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pvemcp.call import Effect, Principal, planned
+from pvemcp.errors import Conflict, Unavailable
+from pvemcp.journal.change import DIGEST, Change, Request, State, compared
+from pvemcp.journal.changes import Changes, subject_of_change
+from pvemcp.pve.client import Pve
+from pvemcp.pve.tasks import run_task
+from pvemcp.tools.guests import GuestName, locate
+from pvemcp.tools.render import json_within_budget, moment, within_budget
+from pvemcp.tools.rows import Page, write
+from pvemcp.tools.tasks import Wait, moment_since
+from pvemcp.tools.tool import Format, tool
+
+COLUMNS = ("id", "time", "tool", "what", "outcome", "undo")
+LOOKED_AT = 20
+"""Running changes whose tasks are looked at for one list."""
+
+
+@tool()
+async def change_list(
+    pve: Pve,
+    changes: Changes,
+    guest: GuestName | None = None,
+    since: Annotated[str, Field(description="90m, 24h, 7d or a date")] = "",
+    limit: Annotated[int, Field(ge=1, le=500)] = 20,
+    format: Format = "text",
+) -> str:
+    """List your changes to PVE, newest first, and whether each can be undone."""
+    target = ""
+    if guest is not None:
+        found = await locate(pve, guest)
+        target = f"guest {found.type}/{found.vmid}"
+    after = moment_since(since) if since else 0.0
+    listed = changes.book.list(
+        grant=whose(pve.call.principal), since=after, target=target, limit=limit + 1
+    )
+    more, listed = len(listed) > limit, listed[:limit]
+    running = [c for c in listed if c.outcome == "running"][:LOOKED_AT]
+    ended = {c.id: await changes.completed(pve, c) for c in running}
+    rows = [_row(ended.get(change.id, change)) for change in listed]
+    page = Page(rows, len(rows) + more, "")
+    head = f"the newest {len(rows)} changes" if more else f"{len(rows)} changes"
+    return write(page, COLUMNS, format=format, head=head, notes=[])
+
+
+def whose(who: Principal) -> str | None:
+    """Return the grant whose changes a caller sees."""
+    return who.grant or who.name
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "id": change.id,
+        "time": moment(change.time),
+        "tool": change.tool,
+        "what": f"{change.verb} {change.path}",
+        "outcome": f"{change.outcome}, undone" if change.undone_by else change.outcome,
+        "undo": "no" if change.recipe.why_not else "yes",
+    }
+
+
+@tool()
+async def change_show(pve: Pve, changes: Changes, change: str, format: Format = "text") -> str:
+    """Show a change: before and after, how it is undone, what has moved since."""
+    found = await changes.completed(pve, _own(pve, changes, change))
+    now = await _now(pve, found) if found.after is not None else None
+    moved = compared(found.after, now, found.recipe.keys) if found.after is not None else []
+    if format == "json":
+        shown = {
+            **_row(found),
+            "call": found.call,
+            "parameters": dict(found.shown),
+            "before": found.before,
+            "after": found.after,
+            "undo": found.recipe.as_json(),
+            "moved": moved,
+        }
+        return json_within_budget(shown, rest="")
+    return within_budget("\n".join(_lines(found, moved)), rest="")
+
+
+def _lines(change: Change, moved: list[str]) -> list[str]:
+    ended = ": ".join(filter(None, [change.outcome, change.error]))
+    lines = [
+        f"{change.id}: {change.verb} {change.path} ({change.target})",
+        f"{moment(change.time)} by {change.client}, {change.tool}, call {change.call}: {ended}",
+        *([f"task {change.upid}"] if change.upid else []),
+        *([f"takes back {change.undoes}"] if change.undoes else []),
+        *([f"taken back by the call {change.undone_by}"] if change.undone_by else []),
+        *(f"  {line}" for line in compared(change.before, change.after)),
+    ]
+    if change.recipe.why_not:
+        return [*lines, f"undo: {change.recipe.text()}"]
+    lines += ["undo:", *(f"  {request}" for request in change.recipe.requests)]
+    lines += [f"  not brought back: {line}" for line in change.recipe.lost]
+    if moved:
+        return [*lines, "since then, so that it cannot be undone now:", *(f"  {m}" for m in moved)]
+    return [*lines, f'nothing has moved since: change_undo(change="{change.id}")']
+
+
+def _own(pve: Pve, changes: Changes, id_: str) -> Change:
+    return changes.book.get(id_, grant=whose(pve.call.principal))
+
+
+async def _now(pve: Pve, change: Change) -> State:
+    return await (await subject_of_change(pve, change)).read(pve)
+
+
+@tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
+async def change_undo(pve: Pve, changes: Changes, change: str, wait: Wait = 120) -> str:
+    """Take one of your changes back, unless its target has moved on since."""
+    found = await changes.completed(pve, _own(pve, changes, change))
+    _refuse(found)
+    now = await _now(pve, found)
+    if moved := compared(found.after, now, found.recipe.keys):
+        raise Conflict(
+            f"{found.target} has moved on since {found.id}; nothing was done:\n" + "\n".join(moved),
+            hint="Undo the later changes first (change_list), or change it by hand.",
+        )
+    pve.call.undoes = found.id
+    first, *rest = found.recipe.requests
+    await _send(pve, await _guarded(pve, first, now), wait=wait)
+    for request in rest:
+        await _send(pve, request, wait=wait)
+    if pve.call.planning is None:
+        changes.book.undone(found, pve.call)
+    lost = "".join(f"\nnot brought back: {line}" for line in found.recipe.lost)
+    return f"{found.id} is undone: {found.target}{lost}"
+
+
+def _refuse(change: Change) -> None:
+    if change.undone_by:
+        raise Conflict(
+            f"{change.id} was undone already, by the call {change.undone_by}",
+            hint="That undo is a change itself, which can be undone: change_list.",
+        )
+    if change.outcome == "running":
+        raise Conflict(f"{change.id} is still under way: {change.upid}", hint="Wait for its task.")
+    if change.recipe.why_not:
+        raise Conflict(f"{change.id} cannot be undone: {change.recipe.why_not}")
+
+
+async def _guarded(pve: Pve, request: Request, now: State) -> Request:
+    """Let PVE refuse it too, when somebody else is quicker: with the digest of what was seen."""
+    match = (await pve.description()).match(request.verb, request.path)
+    if DIGEST in now and any(p.name == DIGEST for p in match.method.parameters):
+        return replace(request, params={**request.params, DIGEST: now[DIGEST]})
+    return request
+
+
+async def _send(pve: Pve, request: Request, *, wait: float) -> None:
+    answer = await pve.request(request.verb, request.path, request.params)
+    if not planned(answer.upid) and not answer.upid:
+        return
+    end = await run_task(pve, answer.upid, wait=wait)
+    if end.status == "running":
+        raise Unavailable(
+            f"{request.verb} {request.path} goes on as the task {end.upid}; what follows it was "
+            "not done",
+            hint="Look at the task, then at the target.",
+        )
