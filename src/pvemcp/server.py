@@ -123,6 +123,7 @@ _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
 
 def build(service: Service) -> tuple[Server[Any], ListenHandler]:
     """Return the MCP server, and the handler whose `close()` ends its open streams."""
+
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
         return {"resultType": COMPLETE, "tools": listing(service.principal(ctx).ceiling)}
 
@@ -212,8 +213,7 @@ async def _use(
         return await tool.run(**given, **parsed)
 
     if tool.reach is Effect.READ:
-        # What reads may still need a step with an effect: a command in a guest, for a path
-        # beyond ASCII. Then it is planned like any other.
+        # What reads may still need a command in a guest, for odd paths: it is planned like any.
         with contextlib.suppress(NotPlanned):
             return _answer(service, await run())
     asked = Request(

@@ -28,6 +28,7 @@ from pvemcp import backup_status
 from pvemcp.access.grants import Grants
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Misconfigured, Unavailable
 from pvemcp.health.backups import check_backups
+from pvemcp.migrations import MIGRATIONS
 from pvemcp.setup.backup import archive, database
 from pvemcp.setup.backup.begin import begin
 from pvemcp.setup.backup.folder import delete_old, file_name, folder_of_storage, kept_in, usable
@@ -42,7 +43,6 @@ from pvemcp.setup.backup.sealing import (
     seal,
     unseal,
 )
-from pvemcp.migrations import MIGRATIONS
 from pvemcp.store import Store
 from tests.unit.backups import NAME, TOKEN, WHEN, Installation, install
 from tests.unit.test_retention import ids

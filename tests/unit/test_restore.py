@@ -25,12 +25,12 @@ from pvemcp.access.grants import Grants
 from pvemcp.access.shared import SharedClients, encode, parse
 from pvemcp.call import ApiToken, Effect
 from pvemcp.errors import Conflict, Fault, Invalid, Misconfigured, Unavailable
+from pvemcp.migrations import MIGRATIONS
 from pvemcp.settings import Settings
 from pvemcp.setup.backup.guard import alone
 from pvemcp.setup.backup.restore import Choices, NoTokens, Tokens, plan, recover, restore
 from pvemcp.setup.backup.service import Service
 from pvemcp.setup.backup.switch import JOURNAL
-from pvemcp.migrations import MIGRATIONS
 from pvemcp.store import Store
 from tests.unit.backups import SHARED, TOKEN, Installation, install, load, places_in
 from tests.unit.test_retention import ids

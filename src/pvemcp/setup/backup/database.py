@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pvemcp.errors import Invalid, Misconfigured, Missing
-from pvemcp.setup.backup.archive import damaged
 from pvemcp.migrations import MIGRATIONS
+from pvemcp.setup.backup.archive import damaged
 from pvemcp.store import BUSY_MS, FILE, migrate, refuse_strangers, translated
 
 MOST = 512 * 1024**2
