@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 
 from pvemcp import tracing
 from pvemcp.access import shared
-from pvemcp.access.approvals import Approvals
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
 from pvemcp.access.grants import Grants
 from pvemcp.access.hangup import Hangup
@@ -32,14 +31,13 @@ from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import Policy, permit
 from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
-from pvemcp.approving import Gate
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
+from pvemcp.gating import freezing, gated
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
-from pvemcp.journal.book import Book
 from pvemcp.journal.changes import Changes
 from pvemcp.listener import (
     App,
@@ -120,21 +118,25 @@ def compose(
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
-    changes = journaled(pve, Book(store, secrets.known))
+    gate, changes = gated(settings, store, pve, host, known=secrets.known, policy=policy)
     service = Service(
         pve,
         host,
         audit,
         _principal_of_request,
         secrets.answer,
-        gate(settings, store, changes, policy),
+        gate,
         store.key("state"),
         upkeep.gate.call,
         settings.result_limit,
     )
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
-    beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
+    beside = (
+        _door(settings, grants, default, service).run,
+        _shared(settings, store, grants).watch,
+        lambda: freezing(host, gate.policy),
+    )
     _live_with(mcp, pve, host, changes, upkeep, lambda: keep_within(store, settings), *beside)
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     names = own_names(settings.address[0], settings.allowed_hosts)
@@ -151,19 +153,6 @@ def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkee
         open_paths=OPEN,
         turned_away=upkeep.turned_away,
     )
-
-
-def gate(settings: Settings, store: Store, changes: Changes, policy: Policy | None = None) -> Gate:
-    """Return what calls pass that may write: policy, approvals, the journal."""
-    approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
-    return Gate(policy or Policy(), approvals, store.key("plan"), changes)
-
-
-def journaled(pve: PveClient, book: Book) -> Changes:
-    """Let nothing be written to PVE that is not in the journal."""
-    changes = Changes(book)
-    pve.watch = changes.watch
-    return changes
 
 
 def _principal_of_request(ctx: Context) -> Principal:
@@ -330,7 +319,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
         async with pve_client(settings) as pve:
             audit = Audit(store, sys.stderr, secrets.known)
             host = runner(settings, pve, lambda: Masker(secrets))
-            changes = journaled(pve, Book(store, secrets.known))
+            gate, changes = gated(settings, store, pve, host, known=secrets.known)
             server, listen = build(
                 Service(
                     pve,
@@ -338,7 +327,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
                     audit,
                     lambda _: principal,
                     secrets.answer,
-                    gate(settings, store, changes),
+                    gate,
                     store.key("state"),
                 )
             )

@@ -127,7 +127,9 @@ class Target:
     pool: str = ""
     tags: tuple[str, ...] = ()
     protected: bool = False
-    """PVE's protection flag is set."""
+    """PVE's protection flag is set, or could not be seen."""
+    known: bool = True
+    """Tags and pool could be seen."""
 
 
 class License:

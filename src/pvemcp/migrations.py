@@ -116,5 +116,14 @@ MIGRATIONS = (
     CREATE INDEX changes_grant ON changes (grant_id, number);
     CREATE INDEX changes_call ON changes (call_id);
     """,
+    """
+    CREATE TABLE freezes (             -- who has stopped what
+        client TEXT PRIMARY KEY,       -- a grant's name, '' for all
+        mode TEXT NOT NULL,            -- read-only, all
+        person TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

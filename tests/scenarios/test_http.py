@@ -21,7 +21,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from pvemcp.access.grants import Grants
-from pvemcp.access.policy import Open
+from pvemcp.access.policy import Open, Policy
 from pvemcp.app import compose
 from pvemcp.call import ApiToken, Effect
 from pvemcp.connections import Connection
@@ -92,6 +92,7 @@ async def web(
     executor: Executor | None = None,
     default: tuple[str, str] | None = ("", ""),
     clock: Clock | None = None,
+    policy: Policy | None = Open(),  # noqa: B008 - it has no state
     **changes: Any,
 ) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
@@ -108,7 +109,7 @@ async def web(
             default=ApiToken(*(default if any(default) else r.world.token())) if default else None,
             executor=executor or r.executor,
             clock=clock,
-            policy=Open(),
+            policy=policy,
         )
         async with start(app, settings, http) as running:
             yield Web(r, grants, now, running, running.url, secret)

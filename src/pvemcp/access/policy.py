@@ -6,12 +6,26 @@ is known, with everything about it: it allows, denies, or wants a person to be a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+from pvemcp.access.freeze import Freezes
+from pvemcp.access.rules import (
+    Asked,
+    about_reads,
+    denies_read,
+    matching,
+    own_task,
+    strictness,
+    touches_identity,
+)
 from pvemcp.call import Call, Effect, Intent, Principal, Target, Verdict
 from pvemcp.errors import Denied
+from pvemcp.settings.policy import Rule
 
+PROTECTED = "protected"
+"""The tag of a guest with which every write to it asks."""
 _MAY = {
     Effect.READ: "only read",
     Effect.CHANGE: "read and change, but not destroy",
@@ -53,18 +67,85 @@ def permit(call: Call, verb: str, path: str, effect: Effect) -> Verdict:
     )
 
 
+Tainted = Callable[[Call], Sequence[str]]
+"""Whose text a call's client has read before: `qemu/105 notes`."""
+
+
 class Policy:
-    """The rules of one service."""
+    """The rules of one service, its freezes, and the defaults below them."""
 
-    permit = staticmethod(permit)
+    def __init__(
+        self,
+        rules: Sequence[Rule] = (),
+        *,
+        freezes: Freezes | None = None,
+        tainted: Tainted = lambda _call: (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.rules = tuple(rules)
+        self._reads = about_reads(rules)
+        self.freezes = freezes
+        self._tainted = tainted
+        self._now = now
 
-    def judge(self, call: Call, writes: Sequence[tuple[Intent, Target]]) -> Judgement:  # noqa: ARG002
-        """Return the strictest judgement over what a call would write."""
-        if any(intent.effect is Effect.DESTROY for intent, _ in writes):
-            return Judgement(
-                Verdict.ASK, "default: destroy asks", "something would be lost or cut off"
-            )
-        return Judgement(Verdict.ALLOW, "default: change is allowed")
+    def permit(self, call: Call, verb: str, path: str, effect: Effect) -> Verdict:
+        """Allow one step of a call (a `pvemcp.call.Permit`): freezes, rules about reads, ceiling.
+
+        Raises Denied with the reason.
+        """
+        if self.freezes is not None:
+            self.freezes.check(call, effect)
+        if self._reads and effect is Effect.READ:
+            rule = denies_read(self._reads, call, path, self._now())
+            if rule is not None:
+                raise Denied(
+                    f"the policy denies {verb} {path} (rule {rule.name!r})",
+                    hint="Only an administrator can change it: the setting `policy`.",
+                )
+        return permit(call, verb, path, effect)
+
+    def judge(self, call: Call, writes: Sequence[tuple[Intent, Target]]) -> Judgement:
+        """Return the strictest judgement over what a call would write.
+
+        The first rule that fits a write decides about it, else the defaults do. Of several that
+        ask, the most persons and the narrowest channel count.
+        """
+        tainted = bool(self._tainted(call))
+        found = [self._one(call, *write, tainted=tainted) for write in writes]
+        strictest = max(found, key=lambda each: strictness(each.verdict))
+        asks = [each for each in found if each.verdict is Verdict.ASK]
+        if strictest.verdict is not Verdict.ASK:
+            return strictest
+        narrow = any(each.channel != "any" for each in asks)
+        return replace(
+            strictest,
+            rule="; ".join(dict.fromkeys(each.rule for each in asks)),
+            channel="person" if narrow else "any",
+            persons=max(each.persons for each in asks),
+        )
+
+    def _one(self, call: Call, intent: Intent, target: Target, *, tainted: bool) -> Judgement:
+        if account := touches_identity(call, intent):
+            why = f"it would touch the account {account}"
+            return Judgement(Verdict.DENY, "default: accounts are a person's", why)
+        asked = Asked(call.tool, call.principal.name, intent, target, tainted, self._now())
+        rule = matching(self.rules, asked)
+        if rule is not None:
+            name = f"rule {rule.name!r}"
+            why = f"that rule denies {intent.verb} {intent.path}"
+            return Judgement(Verdict(rule.verdict), name, why, rule.channel, rule.persons)
+        return default(call, intent, target)
+
+
+def default(call: Call, intent: Intent, target: Target) -> Judgement:
+    """Judge a write that no rule is about."""
+    if own_task(call, intent):
+        return Judgement(Verdict.ALLOW, "default: it is the client's own task")
+    if target.protected or PROTECTED in target.tags:
+        return Judgement(Verdict.ASK, "default: what is protected asks")
+    if intent.effect is Effect.DESTROY:
+        return Judgement(Verdict.ASK, "default: destroy asks")
+    return Judgement(Verdict.ALLOW, "default: change is allowed")
 
 
 class Open(Policy):

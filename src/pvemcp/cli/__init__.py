@@ -16,8 +16,10 @@ from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.client import client
 from pvemcp.cli.firewall import firewall
+from pvemcp.cli.freeze import freeze, thaw
 from pvemcp.cli.grant import grant
 from pvemcp.cli.migrate import migrate
+from pvemcp.cli.policy import policy
 from pvemcp.cli.restore import restore
 from pvemcp.cli.rollback import rollback
 from pvemcp.cli.run import demo, serve, simulate, stdio
@@ -49,7 +51,19 @@ def commands(context: click.Context, config: Path | None) -> None:
 
 for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, sessions, alert):
     commands.add_command(command)
-for command in (approvals, audit, backup, restore, firewall, doctor, connect, rollback):
+for command in (
+    approvals,
+    policy,
+    freeze,
+    thaw,
+    audit,
+    backup,
+    restore,
+    firewall,
+    doctor,
+    connect,
+    rollback,
+):
     commands.add_command(command)
 
 

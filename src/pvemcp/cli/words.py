@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
@@ -97,6 +98,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def printable(text: str) -> str:
     """Escape what a terminal would obey: some of what is shown was sent by clients."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def person() -> str:
+    """Return who sits here: whoever became root with sudo keeps his name."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def this_program() -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,8 @@ class Runner:
     shells: Shells = field(default_factory=Shells)
     outputs: Outputs = field(default_factory=Outputs)
     slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
+    _running: dict[asyncio.Task[Any], tuple[str, Effect]] = field(default_factory=dict)
+    _cut: dict[asyncio.Task[Any], str] = field(default_factory=dict)
     _allowed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
     def bind(self, call: Call) -> Host:
@@ -65,6 +67,17 @@ class Runner:
         """End all shells, and close what the executor keeps open."""
         await self.shells.close_all()
         await self.executor.close()
+
+    async def cut(self, stops: Callable[[str, Effect], str]) -> None:
+        """End commands and shells that may not go on.
+
+        `stops(client, effect)` says why, or nothing. A command ends with its call.
+        """
+        for task, (client, effect) in list(self._running.items()):
+            if task not in self._cut and (why := stops(client, effect)):
+                self._cut[task] = why
+                task.cancel()
+        await self.shells.cut(stops)
 
     async def allowed(self, executor: Executor) -> dict[str, Any]:
         """Return a node's exec.toml, looked at again after a minute. Raises Unavailable."""
@@ -141,8 +154,9 @@ class Host:
         mask = Unmasked if raw else self.runner.mask
         started, note = time.perf_counter(), "not started"
         try:
-            async with self.runner.slots.hold(self.who()["owner"]):
-                ended = await self._run(request, stdin, mask)
+            with self._stoppable(effect):
+                async with self.runner.slots.hold(self.who()["owner"]):
+                    ended = await self._run(request, stdin, mask)
             note = ended.note
         except asyncio.CancelledError:
             note = "cancelled"
@@ -150,6 +164,25 @@ class Host:
         finally:
             self.note(label, effect, Verdict.ALLOW, started, note)
         return ended
+
+    @contextlib.contextmanager
+    def _stoppable(self, effect: Effect) -> Iterator[None]:
+        """Let `Runner.cut` end what is awaited in the block. Raises Denied then."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a command runs in a task")
+        running, cut = self.runner._running, self.runner._cut  # noqa: SLF001
+        running[task] = (self.call.principal.name, effect)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if (why := cut.get(task)) is None:
+                raise
+            task.uncancel()
+            raise Denied(f"the command was ended: {why}", hint="A person thaws it.") from None
+        finally:
+            running.pop(task, None)
+            cut.pop(task, None)
 
     async def _run(
         self, request: Mapping[str, Any], stdin: bytes, mask: Callable[[], Mask]

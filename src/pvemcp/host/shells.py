@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class Shell:
 
     name: str
     owner: str
+    client: str
+    """Name of the owner's grant."""
     effect: Effect
     profile: str
     link: Link
@@ -131,12 +133,18 @@ class Shells:
         link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
         name = f"shell-{self._started}-{secrets.token_hex(4)}"
         transcript = Transcript(host.runner.mask, kept=OUTPUT)
-        shell = Shell(name, owner, effect, profile, link, transcript)
+        shell = Shell(name, owner, host.call.principal.name, effect, profile, link, transcript)
         shell.reading = asyncio.create_task(shell.follow())
         self._shells[name] = shell
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep())
         return shell
+
+    async def cut(self, stops: Callable[[str, Effect], str]) -> None:
+        """Close the shells that may not go on: `stops(client, effect)` says why, or nothing."""
+        for shell in list(self._shells.values()):
+            if shell.ended is None and (why := stops(shell.client, shell.effect)):
+                await self.close(shell, why)
 
     def find(self, host: Host, name: str) -> Shell:
         """Return a shell of the caller. Raises Missing, saying what became of it if it can."""

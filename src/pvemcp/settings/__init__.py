@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pvemcp.settings import checks, sources, values
 from pvemcp.settings.files import read_secret, refuse_open_file
+from pvemcp.settings.policy import Rule, rules
 from pvemcp.settings.sources import CONFIG_VARIABLE, PREFIX, SYSTEM_CONFIG, SYSTEM_STATE
 from pvemcp.settings.values import is_loopback, split_listen, wrong
 
@@ -241,6 +242,12 @@ class Settings:
         values.integer(1, 1000),
         "Plans of one grant that may wait for a person at once; more are refused.",
     )
+    policy: tuple[Rule, ...] = _setting(
+        (),
+        rules,
+        "Rules that allow, ask a person, or deny: `[[policy]]` tables (see the how-to). In the "
+        "environment: the same as JSON.",
+    )
     metrics_listen: str = _setting(
         "",
         values.loopback,
@@ -336,6 +343,7 @@ _TYPES = {
     "Path": "path",
     "Path | None": "path",
     "tuple[str, ...]": "list of text",
+    "tuple[Rule, ...]": "list of tables",
 }
 
 

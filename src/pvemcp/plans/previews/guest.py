@@ -65,6 +65,7 @@ class Guest:
             pool=str(self.row.get("pool") or ""),
             tags=tuple(tag.strip().lower() for tag in tags if tag.strip()),
             protected=protected,
+            known=bool(self.row),
         )
 
 

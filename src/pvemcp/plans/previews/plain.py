@@ -40,7 +40,7 @@ def target_of(intent: Intent) -> Target:
         return Target("command", intent.path, node=intent.node)
     if found := _GUEST.match(intent.path):
         node, kind, vmid = found.groups()
-        return Target("guest", f"{kind}/{vmid}", vmid=int(vmid), node=node)
+        return Target("guest", f"{kind}/{vmid}", vmid=int(vmid), node=node, known=False)
     if found := _NODE.match(intent.path):
         return Target("node", found[1], node=found[1])
     return Target("other", intent.path)

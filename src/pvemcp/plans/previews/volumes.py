@@ -124,6 +124,7 @@ async def delete(pve: Pve, intent: Intent) -> Preview:
         pool=str(rows[0].get("pool") or "") if rows else "",
         tags=tuple(tag for tag in re.split(r"[;,]", tags.lower()) if tag),
         protected=bool(row.get("protected")) or str(config.get("protection", 0)) == "1",
+        known=bool(rows) or not vmid,
     )  # fmt: skip
     return Preview(
         intent,

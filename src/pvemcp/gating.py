@@ -1,0 +1,52 @@
+"""What stands around every call that may write: policy, freezes, approvals, the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from pvemcp.access.approvals import Approvals
+from pvemcp.access.freeze import Freezes
+from pvemcp.access.policy import Policy
+from pvemcp.approving import Gate
+from pvemcp.errors import Fault
+from pvemcp.host.runner import Runner
+from pvemcp.journal.book import Book
+from pvemcp.journal.changes import Changes
+from pvemcp.pve.client import PveClient
+from pvemcp.settings import Settings
+from pvemcp.store import Store
+
+LOOK = 0.5
+"""Seconds between two looks at the freezes, for what runs already."""
+
+
+def gated(
+    settings: Settings,
+    store: Store,
+    pve: PveClient,
+    host: Runner,
+    *,
+    known: Callable[[str], str],
+    policy: Policy | None = None,
+) -> tuple[Gate, Changes]:
+    """Have PVE's client and the host ask the policy at every step, and the journal note it.
+
+    Returns what calls pass that may write, and the journal, which the caller closes. `known`
+    masks values that are known to be secret; `policy` judges instead of the settings'.
+    """
+    judge = policy or Policy(settings.policy, freezes=Freezes(store))
+    pve.permit = host.permit = judge.permit
+    changes = Changes(Book(store, known))
+    pve.watch = changes.watch
+    approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
+    return Gate(judge, approvals, store.key("plan"), changes), changes
+
+
+async def freezing(host: Runner, policy: Policy) -> None:
+    """End what runs of a client soon after it is frozen."""
+    while policy.freezes is not None:
+        with contextlib.suppress(Fault):  # the database is busy: look again
+            await host.cut(policy.freezes.stops)
+        await asyncio.sleep(LOOK)
