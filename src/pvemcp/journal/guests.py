@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pvemcp.journal.change import Recipe, Request, State, never
-from pvemcp.journal.config import config_reader, config_subject, config_undo, guest_path
+from pvemcp.journal.config import PENDING, config_reader, config_subject, config_undo, guest_path
 from pvemcp.journal.drives import volume_of
 from pvemcp.journal.subject import Facts, Reader, Subject, absent_or, nothing
 from pvemcp.journal.undoable import promise
@@ -65,7 +65,10 @@ def _power_reader(path: str) -> Reader:
         if not found:
             return {}
         paused = found.get("qmpstatus") in ("paused", "suspended")
-        return {"power": "paused" if paused else str(found.get("status"))}
+        state: State = {"power": "paused" if paused else str(found.get("status"))}
+        config = await config_reader(path)(pve)
+        waiting = [n.removesuffix(PENDING) for n in config if n.endswith(PENDING)]
+        return {**state, **({"waiting": waiting} if waiting else {})}
 
     return read
 
@@ -88,7 +91,11 @@ def _power(facts: Facts) -> Recipe:
         return never("its power state did not change")
     suspended = facts.template.endswith("/suspend") and change == ("running", "stopped")
     lost = "" if suspended else lost  # to disk: a start goes on where it was
-    return Recipe((Request("POST", f"{facts.guest}/status/{action}"),), (lost,) if lost else ())
+    all_lost = [lost] if lost else []
+    if (waited := facts.before.get("waiting")) and not facts.after.get("waiting"):
+        all_lost.append(f"what waited for the next start counts now: {', '.join(waited)}")
+    request = Request("POST", f"{facts.guest}/status/{action}")
+    return Recipe((request,), tuple(all_lost), keys=("power",))
 
 
 # Snapshots --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pvemcp.sim.declare import Ask, flag, text
 from pvemcp.sim.guests import check_digest, refuse_locked
 from pvemcp.sim.refusal import failed, forbidden, rejected
 from pvemcp.sim.validate import find, split_list
-from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of
+from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of, volid
 from pvemcp.sim.world import Guest, World
 
 SECRET = "*" * 10
@@ -140,13 +140,23 @@ def edit(ask: Ask, guest: Guest) -> None:
         refuse_locked(guest)
     for key in split_list(ask.args.get("revert", "")):
         guest.pending.pop(key, None)
-    write(ask.world, guest, changes, removals)
+    write(ask.world, guest, changes, removals, force=bool(ask.args.get("force")))
     summary = " ".join([*(f"-{k} {v}" for k, v in changes.items()), *removals])
     ask.world.record(ask.who.id, f"update {guest.word} {guest.vmid}: {summary}", node=guest.node)
 
 
-def write(world: World, guest: Guest, changes: Mapping[str, Any], removals: list[str]) -> None:
-    """Change settings: at once, or as pending when the guest runs and cannot take them."""
+def write(
+    world: World,
+    guest: Guest,
+    changes: Mapping[str, Any],
+    removals: list[str],
+    *,
+    force: bool = False,
+) -> None:
+    """Change settings: at once, or as pending when the guest runs and cannot take them.
+
+    With `force` the volumes of removed drives go too.
+    """
     taken: set[str] = set()
     made = {
         key: allocated(world, guest, str(value), taken) if is_drive(key) else value
@@ -157,19 +167,31 @@ def write(world: World, guest: Guest, changes: Mapping[str, Any], removals: list
         if guest.running and family(key) not in live:
             guest.pending[key] = value
         else:
-            guest.config[key] = value
+            _set(guest, key, value)
             guest.pending.pop(key, None)
     for key in removals:
-        _remove(guest, key, live=not guest.running or family(key) in live)
+        _remove(guest, key, live=not guest.running or family(key) in live, force=force)
 
 
-def _remove(guest: Guest, key: str, *, live: bool) -> None:
+def _set(guest: Guest, key: str, value: Any) -> None:
+    """Give a setting its value. A volume that is used again is not unused any more."""
+    if is_drive(key):
+        if key in guest.config and volid(str(guest.config[key])) != volid(str(value)):
+            detach(guest.config, key)
+        used = volid(str(value))
+        for name in [n for n in guest.config if family(n) == "unused"]:
+            if volid(str(guest.config[name])) == used:
+                del guest.config[name]
+    guest.config[key] = value
+
+
+def _remove(guest: Guest, key: str, *, live: bool, force: bool = False) -> None:
     guest.pending.pop(key, None)
     if key not in guest.config:
         return
     if not live:
         guest.pending[key] = None
-    elif is_drive(key):
+    elif is_drive(key) and not force:
         detach(guest.config, key)
     else:
         del guest.config[key]

@@ -71,7 +71,6 @@ def _create(ask: Ask) -> None:
 
 def _update(ask: Ask) -> None:
     pool = _pool(ask, "update pools failed: pool '{}' does not exist")
-    pool.comment = ask.args.get("comment", pool.comment)
     remove = bool(ask.args.get("delete"))
     for text_ in split_list(ask.args.get("vms", "")):
         if remove:
@@ -80,6 +79,7 @@ def _update(ask: Ask) -> None:
             _add_guest(ask, pool, int(text_))
     for name in split_list(ask.args.get("storage", "")):
         _change_storage(pool, name, remove=remove)
+    pool.comment = ask.args.get("comment", pool.comment)
 
 
 def _add_guest(ask: Ask, pool: Pool, vmid: int) -> None:
