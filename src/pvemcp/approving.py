@@ -22,12 +22,14 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from pvemcp.access.approvals import Approval, Approvals, Person
 from pvemcp.access.policy import Judgement, Policy
-from pvemcp.call import Call, License, Verdict
+from pvemcp.call import Call, Intent, License, Verdict
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
 from pvemcp.journal.changes import Changes
 from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
 from pvemcp.plans.planning import rehearse
+from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import preview
+from pvemcp.plans.safety import safety, take
 from pvemcp.pve.client import Pve
 
 Context = ServerRequestContext[Any, Any]
@@ -56,6 +58,8 @@ class Gate:
     page: str = ""
     """Where the approval page is; empty: there is none."""
     patience: float = PATIENCE
+    safety: int = 3
+    """Safety snapshots that a guest keeps; 0: none are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
         plan = asked
     request.call.license = License((w[0] for w in plan.writes), open_ended=plan.open_ended)
     try:
+        await take(request.pve, request.call, plan.first)
         return await run()
     finally:
         await gate.changes.settle(request.pve)
@@ -112,10 +117,18 @@ async def _plan(gate: Gate, request: Request, run: Run) -> tuple[Plan | None, An
         if rehearsal.fault is not None:
             raise rehearsal.fault
         return None, rehearsal.result
+    before = await safety(request.pve, rehearsal.intents, keep=gate.safety)
+    rehearsal = replace(rehearsal, intents=(*before.first, *rehearsal.intents))
+
+    async def lookup(pve: Pve, intent: Intent) -> Preview:
+        found = await gate.lookup(pve, intent)
+        note = before.notes.get(intent.digest)
+        return replace(found, facts=(*found.facts, ("safety snapshot", note))) if note else found
+
     found = await look_up(
-        request.pve, request.call, rehearsal, request.arguments, key=gate.key, lookup=gate.lookup
+        request.pve, request.call, rehearsal, request.arguments, key=gate.key, lookup=lookup
     )
-    return found, None
+    return replace(found, first=before.first), None
 
 
 async def _approved(

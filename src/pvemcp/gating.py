@@ -41,7 +41,8 @@ def gated(
     changes = Changes(Book(store, known))
     pve.watch = changes.watch
     approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
-    return Gate(judge, approvals, store.key("plan"), changes), changes
+    made = Gate(judge, approvals, store.key("plan"), changes, safety=settings.safety_snapshots)
+    return made, changes
 
 
 async def freezing(host: Runner, policy: Policy) -> None:

@@ -126,7 +126,7 @@ def _snapshot(facts: Facts) -> Recipe:
     if facts.template.endswith("/rollback") and facts.safety:
         path = f"{facts.guest}/snapshot/{facts.safety}/rollback"
         lost = ("what was in its memory", f"the snapshot {facts.safety} stays")
-        return Recipe((Request("POST", path),), lost, keys=("at", f"snapshot {facts.safety}"))
+        return Recipe((Request("POST", path),), lost, keys=(f"snapshot {facts.safety}",))
     if facts.template.endswith("/rollback"):
         return never("no safety snapshot was taken before; what came after it is lost")
     return _never(facts)

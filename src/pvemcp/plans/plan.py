@@ -36,6 +36,8 @@ class Plan:
     trouble: str
     """What the tool would fail with besides, or nothing."""
     seconds: float
+    first: tuple[Intent, ...] = ()
+    """What is written before the tool runs: safety snapshots."""
 
     @property
     def writes(self) -> list[tuple[Intent, Target]]:

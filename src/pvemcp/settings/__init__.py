@@ -248,6 +248,12 @@ class Settings:
         "Rules that allow, ask a person, or deny: `[[policy]]` tables (see the how-to). In the "
         "environment: the same as JSON.",
     )
+    safety_snapshots: int = _setting(
+        3,
+        values.integer(0, 100),
+        "How many safety snapshots a guest keeps: one is taken before a rollback, and before a "
+        "disk is detached, where the storage can. 0 takes none.",
+    )
     metrics_listen: str = _setting(
         "",
         values.loopback,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from pvemcp.call import Intent
 from pvemcp.errors import Fault
+from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import guest, volumes
 from pvemcp.plans.previews.looking import line
@@ -35,7 +37,9 @@ async def preview(pve: Pve, intent: Intent) -> Preview:
     method = f"{intent.verb} {intent.template}"
     maker = next((maker for pattern, maker in _BY_METHOD if pattern.fullmatch(method)), plain)
     try:
-        return await maker(pve, intent)
+        made = await maker(pve, intent)
+        undo = made.undo or promise(intent.verb, intent.template, intent.params).text
+        return replace(made, undo=undo)
     except Fault as fault:
         found = await plain(pve, intent)
         return Preview(
