@@ -49,6 +49,7 @@ from pvemcp.listener import (
 )
 from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.metrics import Metrics
+from pvemcp.page.build import Parts, with_page
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client, Requests
 from pvemcp.pve.client import PveClient
@@ -120,16 +121,9 @@ def compose(
     upkeep = Upkeep(settings, watched, clock or Clock())
     gate, changes = gated(settings, store, pve, host, known=secrets.known, policy=policy)
     service = Service(
-        pve,
-        host,
-        audit,
-        _principal_of_request,
-        secrets.answer,
-        gate,
-        store.key("state"),
-        upkeep.gate.call,
-        settings.result_limit,
-    )
+        pve, host, audit, _principal_of_request, secrets.answer, gate, store.key("state"),
+        upkeep.gate.call, settings.result_limit,
+    )  # fmt: skip
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
     beside = (
@@ -139,8 +133,12 @@ def compose(
     )
     _live_with(mcp, pve, host, changes, upkeep, lambda: keep_within(store, settings), *beside)
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
+    parts = Parts(
+        settings, gate.approvals, grants, audit, changes.book, pve,
+        upkeep.connected, upkeep.clock.steady, secrets.mask,
+    )  # fmt: skip
     names = own_names(settings.address[0], settings.allowed_hosts)
-    return App(HostCheck(guarded, names), server, listen)
+    return App(HostCheck(with_page(parts, guarded), names), server, listen)
 
 
 def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkeep) -> BearerAuth:

@@ -67,6 +67,13 @@ def service_url(settings: Settings, port: int | None = None) -> str:
     return f"{'https' if settings.tls_cert else 'http'}://{shown}:{port or configured}/mcp"
 
 
+def page_url(settings: Settings) -> str:
+    """Return where persons find the approval page; empty when it is off."""
+    if settings.page == "off" or (settings.page == "auto" and not settings.tls_cert):
+        return ""
+    return f"{settings.page_url or service_url(settings).removesuffix('/mcp')}/page"
+
+
 def claude_code_command(url: str, secret: str, *, name: str = SERVER_NAME) -> str:
     """Return the shell command that adds the service to Claude Code."""
     header = f'--header "Authorization: Bearer {secret}"'

@@ -10,6 +10,7 @@ from pvemcp.access.approvals import Approvals
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.policy import Policy
 from pvemcp.approving import Gate
+from pvemcp.connect import page_url
 from pvemcp.errors import Fault
 from pvemcp.host.runner import Runner
 from pvemcp.journal.book import Book
@@ -41,7 +42,10 @@ def gated(
     changes = Changes(Book(store, known))
     pve.watch = changes.watch
     approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
-    made = Gate(judge, approvals, store.key("plan"), changes, safety=settings.safety_snapshots)
+    made = Gate(
+        judge, approvals, store.key("plan"), changes, safety=settings.safety_snapshots,
+        page=page_url(settings),
+    )  # fmt: skip
     return made, changes
 
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_urlsafe
 
 from pvemcp.access.grants import Grants
 from pvemcp.app import compose, log_to_stderr, pve_client
 from pvemcp.call import ApiToken, Effect
-from pvemcp.connect import claude_code_command
+from pvemcp.connect import claude_code_command, page_url
 from pvemcp.listener import bind, cannot_listen, exit_on_signal, mcp_url, on_signal, run_http
 from pvemcp.settings import Settings
 from pvemcp.sim.http import serve as serve_world
@@ -34,6 +35,7 @@ def demo(world: WorldName, port: int) -> int:
             listen=f"127.0.0.1:{port}",
             state_dir=Path(folder),
             helper_socket=Path(folder, "none"),  # this host's own would run commands for real
+            page="on",
             log_level="warning",
         )
         log_to_stderr(settings)
@@ -47,14 +49,19 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
     _, secret = grants.create(DEMO_CALLER, Effect.DESTROY)
     unix_socket = str(settings.state_dir / "pve.sock")
     async with serve_world(world, uds=unix_socket, tls=False):
+        url = mcp_url(settings, bound)
+        settings = replace(settings, page_url=url.removesuffix("/mcp"))
         pve = pve_client(settings, unix_socket=unix_socket)
         default = ApiToken(*world.token())
         app = compose(settings, store=store, grants=grants, pve=pve, default=default)
-        url = mcp_url(settings, bound)
         add = claude_code_command(url, secret)
+        password = world.access.users[ROOT].password = token_urlsafe(12)
         print(  # noqa: T201 - the answer to the command
             f"A simulated Proxmox VE is running; nothing real is touched.\n\n"
-            f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\nCtrl-C ends it.",
+            f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\n"
+            "Calls that destroy wait for a person, who answers on the approval page:\n\n"
+            f"  page     {page_url(settings)}/\n  login    {ROOT}, password {password}\n\n"
+            "Ctrl-C ends it.",
             flush=True,
         )
         await run_http(app, settings, bound)

@@ -26,6 +26,7 @@ from pvemcp.call import Effect
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
+from tests.scenarios.browsing import Person
 from tests.scenarios.rig import ERAS, Caller
 from tests.unit.certificates import certificate
 
@@ -225,6 +226,13 @@ async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:
     url, secret = line.split()[6], line.split("Bearer ")[1].strip('"')
     async with aiohttp.ClientSession() as session:
         assert "12 guests" in await call(session, url, secret, "inventory_find", {})
+    while "password " not in words:
+        words += (await process.stdout.readline()).decode()
+    page = next(line.split()[1] for line in words.split("\n") if line.startswith("  page "))
+    assert page == f"{url.removesuffix('/mcp')}/page/"
+    person = Person(page.removesuffix("/page/"))
+    entered = await person.log_in("root@pam", words.rpartition("password ")[2].strip(), "pam")
+    assert entered.status == 303
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
 

@@ -122,8 +122,31 @@ def _write(intent: Intent, target: Target) -> dict[str, Any]:
         "kind": target.kind,
         "id": target.id,
         "vmid": target.vmid,
+        "given": _given(intent),
         **({"run": dict(intent.params)} if is_root(intent) else {}),
     }
+
+
+_NAMES = frozenset(
+    """
+    node vmid newid vms pool poolid storage target-storage target-vmid targetstorage realm userid
+    groups zone vnet path id fabric_id node_id volume
+    """.split()
+)
+"""Parameters that PVE's permissions are about: names of things, no secrets."""
+
+
+def _given(intent: Intent) -> dict[str, str]:
+    """Return the names of all parameters, with the values of those that permissions are about."""
+    if intent.verb == "RUN":
+        return {}
+    return {
+        name: _written(value) if name in _NAMES else "" for name, value in intent.params.items()
+    }
+
+
+def _written(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def is_root(intent: Intent) -> bool:

@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pvemcp.settings import checks, sources, values
+from pvemcp.settings.checks import require_safe_listen, require_token
 from pvemcp.settings.files import read_secret, refuse_open_file
 from pvemcp.settings.policy import Rule, rules
 from pvemcp.settings.sources import CONFIG_VARIABLE, PREFIX, SYSTEM_CONFIG, SYSTEM_STATE
-from pvemcp.settings.values import is_loopback, split_listen, wrong
+from pvemcp.settings.values import is_loopback, split_listen
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -254,6 +255,17 @@ class Settings:
         "How many safety snapshots a guest keeps: one is taken before a rollback, and before a "
         "disk is detached, where the storage can. 0 takes none.",
     )
+    page: str = _setting(
+        "auto",
+        values.on_off_auto,
+        "The approval page at `/page`: on, off, or auto, which is on when TLS is.",
+    )
+    page_url: str = _setting(
+        "",
+        values.public_url,
+        "How persons reach the service with a browser, such as `https://pve1.example.org:8080`. "
+        "Default: as clients reach it.",
+    )
     metrics_listen: str = _setting(
         "",
         values.loopback,
@@ -355,36 +367,3 @@ _TYPES = {
 
 def _described() -> Iterator[Field[Any]]:
     return (item for item in fields(Settings) if item.metadata)
-
-
-def require_safe_listen(settings: Settings, has_grants: bool) -> None:  # noqa: FBT001 - a fact
-    """Refuse to listen beyond loopback without TLS, or without anybody who may log in.
-
-    Raises Misconfigured saying what to set.
-    """
-    if settings.loopback_only:
-        return
-    missing = []
-    if not settings.tls_cert:
-        missing.append("set tls_cert and tls_key (PVEMCP_TLS_CERT, PVEMCP_TLS_KEY)")
-    if not has_grants:
-        missing.append("make a grant (pvemcp grant create NAME --ceiling read)")
-    if missing:
-        raise wrong(
-            "listen",
-            f"{settings.listen} is reachable from other machines, which needs TLS and "
-            "authentication.",
-            f"To repair: {' and '.join(missing)}. Or listen on 127.0.0.1:8080.",
-        )
-
-
-def require_token(settings: Settings) -> tuple[str, str]:
-    """Return id and secret of the configured PVE token. Raises Misconfigured without one."""
-    if not settings.pve_token_id:
-        raise wrong(
-            "pve_token_id",
-            "no PVE API token is set.",
-            "Make one in the PVE GUI (Datacenter, Permissions, API Tokens), then set "
-            "PVEMCP_PVE_TOKEN_ID=USER@REALM!NAME and PVEMCP_PVE_TOKEN_SECRET_FILE.",
-        )
-    return settings.pve_token_id, settings.pve_token_secret

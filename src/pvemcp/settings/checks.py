@@ -87,3 +87,36 @@ def read_files(settings: Settings) -> str:
     if not settings.pve_token_secret_file:
         return ""
     return read_secret("pve_token_secret_file", settings.pve_token_secret_file)
+
+
+def require_safe_listen(settings: Settings, has_grants: bool) -> None:  # noqa: FBT001 - a fact
+    """Refuse to listen beyond loopback without TLS, or without anybody who may log in.
+
+    Raises Misconfigured saying what to set.
+    """
+    if settings.loopback_only:
+        return
+    missing = []
+    if not settings.tls_cert:
+        missing.append("set tls_cert and tls_key (PVEMCP_TLS_CERT, PVEMCP_TLS_KEY)")
+    if not has_grants:
+        missing.append("make a grant (pvemcp grant create NAME --ceiling read)")
+    if missing:
+        raise wrong(
+            "listen",
+            f"{settings.listen} is reachable from other machines, which needs TLS and "
+            "authentication.",
+            f"To repair: {' and '.join(missing)}. Or listen on 127.0.0.1:8080.",
+        )
+
+
+def require_token(settings: Settings) -> tuple[str, str]:
+    """Return id and secret of the configured PVE token. Raises Misconfigured without one."""
+    if not settings.pve_token_id:
+        raise wrong(
+            "pve_token_id",
+            "no PVE API token is set.",
+            "Make one in the PVE GUI (Datacenter, Permissions, API Tokens), then set "
+            "PVEMCP_PVE_TOKEN_ID=USER@REALM!NAME and PVEMCP_PVE_TOKEN_SECRET_FILE.",
+        )
+    return settings.pve_token_id, settings.pve_token_secret

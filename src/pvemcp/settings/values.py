@@ -109,6 +109,31 @@ def switch(name: str, value: Any) -> bool:
 _ON, _OFF = ("true", "on", "yes", "1"), ("false", "off", "no", "0")
 
 
+def on_off_auto(name: str, value: Any) -> str:
+    """Read auto, or a switch; return auto, on or off."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    return "on" if switch(name, value) else "off"
+
+
+def public_url(name: str, value: Any) -> str:
+    """Read the address of this service for browsers: scheme, host, port, and nothing after it."""
+    text = words(name, value).rstrip("/")
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    bare = f"{parts.scheme}://{parts.netloc}" if host else ""
+    plain = host and parts.scheme == "http" and not is_loopback(host)
+    if text and (text != bare or plain or "@" in text):
+        raise wrong(
+            name, f"{text!r} is no address of this service.",
+            "Write it as https://pve1.example.org:8080.",
+        )  # fmt: skip
+    return text
+
+
 def webhook(name: str, value: Any) -> str:
     """Read an https URL; plain http only to this machine. It may be a secret: it is not shown."""
     text = words(name, value)

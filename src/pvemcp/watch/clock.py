@@ -20,13 +20,13 @@ class Clock:
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.now = now
-        self._steady = steady
+        self.steady = steady
         self._seen = (now(), steady())
         self._jump: tuple[float, float] | None = None
 
     def look(self) -> float:
         """Return by how many seconds the time of day has jumped since the last look; mostly 0."""
-        now, steady = self.now(), self._steady()
+        now, steady = self.now(), self.steady()
         jump = (now - self._seen[0]) - (steady - self._seen[1])
         self._seen = (now, steady)
         if abs(jump) < JUMP:
@@ -37,7 +37,7 @@ class Clock:
     def jumped(self) -> str:
         """Say that the clock has jumped lately, or nothing."""
         self.look()
-        if self._jump is None or self._steady() - self._jump[0] > KEPT:
+        if self._jump is None or self.steady() - self._jump[0] > KEPT:
             return ""
         direction = "forward" if self._jump[1] > 0 else "back"
         return f"the clock of this machine was moved {direction} by {abs(self._jump[1]):.0f} s"

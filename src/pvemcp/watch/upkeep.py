@@ -144,8 +144,12 @@ class Upkeep:
     async def _test_alert(self, _: Mapping[str, Any]) -> dict[str, str]:
         return await self.alerts.test(self.clock.now())
 
-    async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
+    def connected(self) -> list[dict[str, object]]:
+        """Return who is connected, as an administrator sees it."""
         return [session.as_dict() for session in self.sessions.list()]
+
+    async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
+        return self.connected()
 
     async def _end(self, request: Mapping[str, Any]) -> dict[str, object]:
         session = self.sessions.find(str(request.get("id")))
