@@ -53,7 +53,7 @@ from pvemcp.page.build import Parts, with_page
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client, Requests
 from pvemcp.pve.client import PveClient
-from pvemcp.retention import keep_within
+from pvemcp.retention import anchoring, keep_within
 from pvemcp.running import runner
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen
@@ -119,19 +119,15 @@ def compose(
     host = runner(settings, pve, lambda: Masker(secrets), executor)
     watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
     upkeep = Upkeep(settings, watched, clock or Clock())
-    gate, changes = gated(settings, store, pve, host, known=secrets.known, policy=policy)
+    gate, changes = gated(settings, store, pve, host, audit, policy=policy)
     service = Service(
         pve, host, audit, _principal_of_request, secrets.answer, gate, store.key("state"),
         upkeep.gate.call, settings.result_limit,
     )  # fmt: skip
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
-    beside = (
-        _door(settings, grants, default, service).run,
-        _shared(settings, store, grants).watch,
-        lambda: freezing(host, gate.policy),
-    )
-    _live_with(mcp, pve, host, changes, upkeep, lambda: keep_within(store, settings), *beside)
+    beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
+    _live_with(mcp, pve, host, changes, upkeep, *_watching(settings, store, service), *beside)
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
@@ -139,6 +135,17 @@ def compose(
     )  # fmt: skip
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(with_page(parts, guarded), names), server, listen)
+
+
+def _watching(
+    settings: Settings, store: Store, service: Service
+) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
+    """Return what goes on for ever: retention, the audit's anchors, freezes."""
+    return (
+        lambda: keep_within(store, settings),
+        lambda: anchoring(service.audit, settings.audit_anchor_file),
+        lambda: freezing(service.host, service.gate.policy),
+    )
 
 
 def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkeep) -> BearerAuth:
@@ -317,7 +324,7 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
         async with pve_client(settings) as pve:
             audit = Audit(store, sys.stderr, secrets.known)
             host = runner(settings, pve, lambda: Masker(secrets))
-            gate, changes = gated(settings, store, pve, host, known=secrets.known)
+            gate, changes = gated(settings, store, pve, host, audit)
             server, listen = build(
                 Service(
                     pve,

@@ -1,5 +1,7 @@
 """The audit: every call leaves a row in the database and a JSON line in the journal.
 
+Each row has a record in a keyed chain (chain.py), and so has each event that is no call.
+
 A call that may change something has its row before anything happens (`opened`), so that a kill
 in the middle leaves a trace; if that row cannot be written the call is refused. Every call is
 recorded before its answer goes out (`record`). When *that* fails (disk full, database locked) the
@@ -14,12 +16,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
+from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Chain, Head
 from pvemcp.errors import Fault, Unavailable
 from pvemcp.redaction import Known, redact, redact_text
 from pvemcp.store import Store
@@ -34,15 +37,11 @@ STEPS_LIMIT = 1000
 RUNNING = "running"
 UNFINISHED = "unfinished: may have happened"
 
-_COLUMNS = (
-    "id, process, time, client, grant_id, address, mcp_client, tool, arguments, steps, outcome, "
-    "error, ms"
-)
-_NAMES = _COLUMNS.split(", ")
-_INSERT = f"INSERT INTO calls ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608
+_NAMES = COLUMNS.split(", ")
+_INSERT = f"INSERT INTO calls ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
 _UPSERT = (
-    f"{_INSERT} ON CONFLICT (id) DO UPDATE SET steps = excluded.steps, "
-    "outcome = excluded.outcome, error = excluded.error, ms = excluded.ms"
+    f"{_INSERT} ON CONFLICT (id) DO UPDATE SET steps = excluded.steps, outcome = excluded.outcome, "
+    "error = excluded.error, ms = excluded.ms, about = excluded.about"
 )
 
 
@@ -65,6 +64,8 @@ class Entry:
     """ok, cancelled, internal, the code of a Fault, `running`, or `unfinished: …` after a kill."""
     error: str
     ms: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known: pve_user, approval, approved_by, tool_use, trace, result (characters)."""
 
 
 class Audit:
@@ -87,13 +88,14 @@ class Audit:
         """Calls without a row."""
         self._observers = observers
         self._store = store
-        self._known = known
+        self.known = known
         self._journal = journal
+        self._chain: Chain | None = None
         self._process = identity(os.getpid())
 
     def redact(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call as they may be written down."""
-        return redact(arguments, self._known)
+        return redact(arguments, self.known)
 
     def opened(self, call: Call) -> None:
         """Write the row of a call that may change something, before it does.
@@ -101,7 +103,7 @@ class Audit:
         Raises Unavailable when that is impossible; the call must then not go on.
         """
         try:
-            self._store.write(_INSERT, self._values(call))
+            self._write(OPENED, _INSERT, self._values(call))
             self.trouble = ""
         except Fault as fault:
             self.trouble = fault.message
@@ -115,7 +117,7 @@ class Audit:
         """Write a closed call down, before its answer goes out. Never raises a Fault."""
         values = self._values(call)
         try:
-            self._store.write(_UPSERT, values)
+            self._write(CLOSED, _UPSERT, values)
             self.trouble = ""
         except Fault as fault:
             self.trouble = fault.message
@@ -125,12 +127,59 @@ class Audit:
         for observe in self._observers:
             observe(call)
 
+    def event(
+        self, kind: str, about: Mapping[str, Any], *, client: str = "", grant: str = ""
+    ) -> None:
+        """Write down something that is no call: who was refused, what was frozen, approved, made.
+
+        Raises Unavailable when that is impossible.
+        """
+        said = {"client": client, "grant": grant, **about}
+        shown = json.loads(
+            self.known(_json({k: v for k, v in said.items() if v not in ("", None)}))
+        )
+        with self._store.whole():
+            self._linked().event(kind, shown)
+        if self._journal is not None:
+            moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._line(_json({"event": kind, "time": moment, **shown}))
+
+    def head(self) -> Head | None:
+        """Return the newest record of the chain."""
+        return self._linked().head()
+
+    def head_number(self) -> int:
+        """Return the number of the newest record, 0 before any."""
+        head = self.head()
+        return head.number if head else 0
+
+    def anchor(self) -> str:
+        """Write the chain's head to the journal, and return that line; "" before any record."""
+        head = self.head()
+        if head is None:
+            return ""
+        line = _json({"event": ANCHOR, "number": head.number, "mac": head.mac})
+        self._line(line)
+        return line
+
+    def _linked(self) -> Chain:
+        if self._chain is None:
+            self._chain = Chain(self._store)
+        return self._chain
+
+    def _write(self, kind: str, sql: str, values: tuple[Any, ...]) -> None:
+        """Write a call's row and its record, both or none."""
+        chain = self._linked()
+        with self._store.whole():
+            [(number,)] = self._store.rows(f"{sql} RETURNING number", values)
+            chain.call(kind, number, values)
+
     def rows(
         self, since: float | None = None, client: str | None = None, limit: int = 100
     ) -> list[Entry]:
         """Return the newest `limit` calls, oldest first. `since` is in seconds since the epoch."""
         found = self._store.rows(
-            f"SELECT {_COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
+            f"SELECT {COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
             "ORDER BY number DESC LIMIT ?",
             (since or 0.0, client, client, limit),
         )
@@ -146,13 +195,14 @@ class Audit:
             who.name,
             who.grant,
             who.address,
-            self._known(call.client)[:200],
-            self._known(call.tool)[:200],
-            _arguments(self._known(_json(call.arguments))),
-            self._known(_json([_step(step) for step in call.steps[:STEPS_LIMIT]])),
+            self.known(call.client)[:200],
+            self.known(call.tool)[:200],
+            _arguments(self.known(_json(call.arguments))),
+            self.known(_json([_step(step) for step in call.steps[:STEPS_LIMIT]])),
             call.outcome,
-            redact_text(call.error, self._known),
+            redact_text(call.error, self.known),
             round(call.ms, 3),
+            self.known(_json(_about(call))),
         )
 
     def _write_line(self, call: Call, row: tuple[Any, ...]) -> None:
@@ -163,9 +213,15 @@ class Audit:
             timespec="milliseconds"
         )
         head = _json({"event": "call"} | {name: values[name] for name in _LINE})
-        arguments, steps = values["arguments"], values["steps"]
+        arguments, steps, about = values["arguments"], values["steps"], values["about"]
+        tail = f'"arguments":{arguments},"steps":{steps},"about":{about}}}'
+        self._line(f"{head[:-1]},{tail}")
+
+    def _line(self, text: str) -> None:
+        if self._journal is None:
+            return
         try:
-            self._journal.write(f'{head[:-1]},"arguments":{arguments},"steps":{steps}}}\n')
+            self._journal.write(f"{text}\n")
             self._journal.flush()
         except (OSError, ValueError):  # the reader has gone, or the stream is closed
             self._journal = None
@@ -184,6 +240,18 @@ _LINE = (
     "error",
     "ms",
 )
+
+
+def _about(call: Call) -> dict[str, Any]:
+    found = {
+        "pve_user": call.principal.token.id,
+        "approval": call.approval,
+        "approved_by": call.approved_by,
+        "tool_use": call.tool_use,
+        "trace": call.trace,
+        "result": call.result_size,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -211,7 +279,7 @@ def _json(value: Any) -> str:
 
 def _entry(row: tuple[Any, ...], running: Callable[[str], bool]) -> Entry:
     id_, process, time, client, grant, address, mcp_client, tool, arguments, steps = row[:10]
-    outcome, error, ms = row[10:]
+    outcome, error, ms, about = row[10:]
     if outcome == "open":
         outcome = RUNNING if running(process) else UNFINISHED
     return Entry(
@@ -227,6 +295,7 @@ def _entry(row: tuple[Any, ...], running: Callable[[str], bool]) -> Entry:
         outcome=outcome,
         error=error,
         ms=ms,
+        about=json.loads(about),
     )
 
 

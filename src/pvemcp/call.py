@@ -222,6 +222,12 @@ class Call:
     """The approval that the call used."""
     approved_by: str = ""
     """Who gave it, and by which channel."""
+    tool_use: str = ""
+    """The client's own id of the tool's use, as far as it sends one."""
+    trace: str = ""
+    """The trace id of the client's request (W3C), if it sent one."""
+    result_size: int = 0
+    """Characters of the answer."""
     changes: list[Any] = field(default_factory=list, repr=False)
     """What the journal has still to close of it."""
     undoes: str = ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 from pvemcp.access.approvals import Approvals
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.policy import Policy
 from pvemcp.approving import Gate
+from pvemcp.audit import Audit
 from pvemcp.connect import page_url
 from pvemcp.errors import Fault
 from pvemcp.host.runner import Runner
@@ -28,20 +28,25 @@ def gated(
     store: Store,
     pve: PveClient,
     host: Runner,
+    audit: Audit,
     *,
-    known: Callable[[str], str],
     policy: Policy | None = None,
 ) -> tuple[Gate, Changes]:
     """Have PVE's client and the host ask the policy at every step, and the journal note it.
 
-    Returns what calls pass that may write, and the journal, which the caller closes. `known`
-    masks values that are known to be secret; `policy` judges instead of the settings'.
+    Returns what calls pass that may write, and the journal, which the caller closes. `policy`
+    judges instead of the settings'.
     """
-    judge = policy or Policy(settings.policy, freezes=Freezes(store))
+    judge = policy or Policy(settings.policy, freezes=Freezes(store, event=audit.event))
     pve.permit = host.permit = judge.permit
-    changes = Changes(Book(store, known))
+    changes = Changes(Book(store, audit.known))
     pve.watch = changes.watch
-    approvals = Approvals(store, ttl=settings.approval_time, most=settings.approvals_waiting)
+    approvals = Approvals(
+        store,
+        ttl=settings.approval_time,
+        most=settings.approvals_waiting,
+        event=audit.event,
+    )
     made = Gate(
         judge, approvals, store.key("plan"), changes, safety=settings.safety_snapshots,
         page=page_url(settings),

@@ -125,5 +125,24 @@ MIGRATIONS = (
         since REAL NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE calls ADD COLUMN about TEXT NOT NULL DEFAULT '{}'; -- JSON: see audit.py
+    CREATE TABLE chain (               -- append only: see chain.py
+        number INTEGER PRIMARY KEY,
+        kind TEXT NOT NULL,
+        time REAL NOT NULL,
+        call INTEGER,                  -- number of a row of calls; NULL: an event
+        body TEXT NOT NULL,            -- the row's digest, or the event as JSON
+        mac BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX chain_call ON chain (call);
+    CREATE TABLE chain_base (          -- what is left of the records that were deleted
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        number INTEGER NOT NULL,
+        mac BLOB NOT NULL,
+        through INTEGER NOT NULL,      -- all calls up to this number are deleted
+        seal BLOB NOT NULL
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from pathlib import Path
 
+from pvemcp.audit import Audit
+from pvemcp.chain import Chain
 from pvemcp.errors import Fault
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 
 log = logging.getLogger(__name__)
 
+ANCHOR_EVERY = 60.0
 EVERY = 600.0
 """Seconds between two looks at the audit."""
 PAUSE = 0.05
@@ -26,6 +30,24 @@ MOST_TEXT = 128 * 1024
 PAGES_BACK = 64
 """Pages that one batch gives back to the file system."""
 DAY = 86400.0
+
+
+async def anchoring(audit: Audit, file: Path | None) -> None:
+    """Tell the journal, and a file, the audit's head each minute in which it moved, for ever."""
+    told = audit.head_number()
+    while True:
+        await asyncio.sleep(ANCHOR_EVERY)
+        try:
+            if audit.head_number() == told:
+                continue
+            line, told = audit.anchor(), audit.head_number()
+            if file is not None:
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{line}\n")
+        except Fault as fault:
+            log.warning("The audit's head could not be told: %s", fault)
+        except OSError as error:
+            log.warning("The audit's head could not be written to %s: %s", file, error)
 
 
 async def keep_within(store: Store, settings: Settings) -> None:
@@ -47,10 +69,18 @@ def delete_batch(store: Store, settings: Settings, now: float) -> bool:
     before = now - settings.audit_keep_days * DAY if settings.audit_keep_days else float("-inf")
     too_large = used(store) > most(settings)
     last = _last_of_batch(store, float("inf") if too_large else before)
-    deleted = last is not None and store.write("DELETE FROM calls WHERE number <= ?", (last,)) > 0
+    deleted = last is not None and _delete(store, last)
     if spare := _pragma(store, "freelist_count"):
         store.give_back(PAGES_BACK)
     return deleted or _pragma(store, "freelist_count") < spare
+
+
+def _delete(store: Store, last: int) -> bool:
+    chain = Chain(store)
+    with store.whole():
+        deleted = store.write("DELETE FROM calls WHERE number <= ?", (last,)) > 0
+        chain.cut(last)
+    return deleted
 
 
 def _last_of_batch(store: Store, before: float) -> int | None:

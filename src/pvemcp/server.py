@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -50,6 +48,7 @@ from pvemcp.recording import recorded
 from pvemcp.tools.registry import BY_NAME, listing
 from pvemcp.tools.tasks import ending
 from pvemcp.tools.tool import COMMON, Started, Tool
+from pvemcp.unseen import clean
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +76,6 @@ An error says what to do next. Tools above your grant's ceiling are not listed.\
 """
 
 Context = ServerRequestContext[Any, Any]
-
-_UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    r"\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
 
 
 class TaskParams(RequestParams):
@@ -111,7 +105,7 @@ class Service:
 
     def shown(self, text: str) -> str:
         """Return a text as a client may see it: without secrets, and with nothing unseen."""
-        return _clean(self.mask(text))
+        return clean(self.mask(text))
 
 
 _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
@@ -249,6 +243,7 @@ async def _run(
     try:
         with recorded(service.audit, call, cancelled=CANCELLED), service.admit(call):
             result = await work()
+            call.result_size = sum(len(part.get("text", "")) for part in result.get("content", ()))
             call.close("asked" if result.get("resultType") == "input_required" else "ok")
             return result
     except Fault as fault:
@@ -260,12 +255,20 @@ def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) 
     info = client.client_info if client else None
     return Call(
         service.principal(ctx),
-        tool=_clean(tool[:64]),
+        tool=clean(tool[:64]),
         arguments=arguments,
-        client=_clean(f"{info.name} {info.version}"[:100]) if info else "",
+        client=clean(f"{info.name} {info.version}"[:100]) if info else "",
         detachable=_declares_tasks(ctx),
+        tool_use=_said(ctx, "claudecode/toolUseId"),
+        trace=_said(ctx, "traceparent"),
         progress=_progress(service, ctx),
     )
+
+
+def _said(ctx: Context, name: str) -> str:
+    """Return a text that the client put into the request's _meta."""
+    value = (ctx.meta or {}).get(name)
+    return clean(value[:128]) if isinstance(value, str) else ""
 
 
 def _declares_tasks(ctx: Context) -> bool:
@@ -294,21 +297,6 @@ def _text(service: Service, text: str, *, error: bool = False) -> dict[str, Any]
     content = [{"type": "text", "text": shown}]
     result: dict[str, Any] = {"resultType": COMPLETE, "content": content}
     return {**result, "isError": True} if error else result
-
-
-def _clean(text: str) -> str:
-    """Make visible what is not meant to be seen: PVE's texts may come from anybody.
-
-    Control characters (a terminal obeys them), characters that reorder or hide what follows, and
-    lone surrogates, which JSON may carry and UTF-8 may not. They are written as JSON escapes, so
-    that an answer in JSON stays valid and keeps its value.
-    """
-    return _UNSEEN.sub(_escape, text)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(found[0])[1:-1]
 
 
 # The tasks extension: a PVE task is an MCP task, its UPID the task id. PVE's own task list is the

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pvemcp.access.approvals import Approval, Approvals, Person
+from pvemcp.audit import Audit
 from pvemcp.cli import words
 from pvemcp.errors import Denied
 from pvemcp.host.approved import FOLDER as APPROVED
@@ -33,7 +34,7 @@ def approvals() -> None:
 def list_(context: click.Context, everything: bool, as_json: bool) -> None:  # noqa: FBT001 - click
     """List what waits for a person, the newest first."""
     with Store(words.settings(context).state_dir) as store:
-        found = Approvals(store).all(live=not everything)
+        found = Approvals(store, event=Audit(store, None).event).all(live=not everything)
     if as_json:
         click.echo(json.dumps([_plain(one) for one in found], indent=2))
     elif not found:
@@ -50,7 +51,7 @@ def list_(context: click.Context, everything: bool, as_json: bool) -> None:  # n
 def show(context: click.Context, id: str, as_json: bool) -> None:  # noqa: FBT001 - click
     """Show one plan: what would be done, to what, and what would be lost."""
     with Store(words.settings(context).state_dir) as store:
-        found = Approvals(store).get(id)
+        found = Approvals(store, event=Audit(store, None).event).get(id)
     click.echo(json.dumps(_plain(found), indent=2) if as_json else _text(found))
 
 
@@ -63,7 +64,7 @@ def show(context: click.Context, id: str, as_json: bool) -> None:  # noqa: FBT00
 def approve(context: click.Context, id: str, confirm: str | None, reason: str, yes: bool) -> None:  # noqa: FBT001 - click
     """Say yes to a plan, after it was shown. The client then makes the same call again."""
     with Store(words.settings(context).state_dir) as store:
-        asked = Approvals(store)
+        asked = Approvals(store, event=Audit(store, None).event)
         found = asked.get(id)
         if confirm is None and not yes:
             click.echo(_text(found))
@@ -89,7 +90,7 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
 def deny(context: click.Context, id: str, reason: str) -> None:
     """Say no to a plan. An approved one that was not used yet can be denied, too."""
     with Store(words.settings(context).state_dir) as store:
-        Approvals(store).deny(id, _person(), reason=reason)
+        Approvals(store, event=Audit(store, None).event).deny(id, _person(), reason=reason)
     click.echo("Denied. The client is told when it asks.")
 
 

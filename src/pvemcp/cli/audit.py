@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TextIO
 
 import click
 
+from pvemcp import verifying
 from pvemcp.access.grants import Grants, nearest
 from pvemcp.audit import Audit, Entry, as_json
+from pvemcp.chain import Chain, Event, Head
 from pvemcp.cli import words
 from pvemcp.errors import Missing
 from pvemcp.store import Store
+from pvemcp.verifying import anchors_in
+
+MOST = 10_000_000
 
 
-@click.command(short_help="Show recorded calls.")
+@click.group(invoke_without_command=True, short_help="Show, verify, export what was recorded.")
 @click.option(
     "--since",
     type=words.Moment(),
@@ -39,6 +46,8 @@ def audit(
     lines: bool,  # noqa: FBT001 - click passes it so
 ) -> None:
     """Show recorded calls, the newest last, with the requests to PVE that changed something."""
+    if context.invoked_subcommand is not None:
+        return
     with Store(words.settings(context).state_dir) as store:
         if client is not None:
             _refuse_unknown(client, store)
@@ -49,6 +58,65 @@ def audit(
         click.echo("No calls are recorded for this choice.", err=True)
     elif len(found) == limit:
         click.echo(f"The newest {limit} are shown; --limit shows more.", err=True)
+
+
+@audit.command()
+@click.option(
+    "--anchors",
+    type=click.File("r", "utf-8"),
+    metavar="FILE",
+    help="Lines with anchors (the journal's, or the anchor file's); - reads stdin.",
+)
+@click.pass_context
+def verify(context: click.Context, anchors: TextIO | None) -> None:
+    """Say whether what was recorded is still there, unchanged: the first broken record, and why.
+
+    Without --anchors those of the setting audit_anchor_file count, if there is one. To compare with
+    the journal: journalctl -u pvemcp -o cat | pvemcp audit verify --anchors -
+    """
+    settings = words.settings(context)
+    with Store(settings.state_dir) as store:
+        chain = Chain(store)
+        known = _anchors(anchors, settings.audit_anchor_file)
+        problem = verifying.verify(chain, known)
+        head = chain.head()
+    if problem:
+        click.echo(f"BROKEN: {words.printable(problem)}.", err=True)
+        raise click.exceptions.Exit(1)
+    count = f"{head.number} records" if head else "no records yet"
+    against = f", and {len(known)} anchors agree" if known else "; no anchors were compared"
+    click.echo(f"The audit is whole: {count}{against}.")
+    if head:
+        click.echo(f"Head: {head.number} {head.mac}")
+
+
+def _anchors(given: TextIO | None, file: Path | None) -> list[Head]:
+    if given is not None:
+        return anchors_in(given)
+    if file is None or not file.exists():
+        return []
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return anchors_in(lines)
+
+
+@audit.command()
+@click.option("--since", type=words.Moment(), metavar="WHEN", help="Like 7d, or 2026-01-31T08:00.")
+@click.option("--client", metavar="NAME", help="Only calls of the grant of that name.")
+@click.pass_context
+def export(context: click.Context, since: float | None, client: str | None) -> None:
+    """Print everything as JSON lines, oldest first: calls, and events that are no calls."""
+    with Store(words.settings(context).state_dir) as store:
+        calls = Audit(store, None).rows(since, client, MOST)
+        events = [] if client else Chain(store).events(since=since or 0.0, limit=MOST)
+        lines = [(one.time, as_json(one)) for one in calls]
+    lines += [(one.time, _event(one)) for one in events]
+    for _, line in sorted(lines):
+        click.echo(line)
+
+
+def _event(event: Event) -> str:
+    said = {"event": event.kind, "time": event.time, "number": event.number, **event.about}
+    return json.dumps(said, ensure_ascii=True, default=str)
 
 
 def _refuse_unknown(client: str, store: Store) -> None:

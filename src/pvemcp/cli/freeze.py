@@ -6,6 +6,7 @@ import click
 
 from pvemcp.access.freeze import EVERYONE, Freezes
 from pvemcp.access.grants import Grants, nearest
+from pvemcp.audit import Audit
 from pvemcp.cli import words
 from pvemcp.errors import Missing
 from pvemcp.store import Store
@@ -36,7 +37,7 @@ def freeze(
     if everything and read_only:
         raise click.UsageError("--all and --read-only contradict each other.")
     with Store(words.settings(context).state_dir) as store:
-        freezes = Freezes(store)
+        freezes = Freezes(store, event=Audit(store, None).event)
         if not status:
             _require_known(store, client)
             mode = "all" if everything else "read-only"
@@ -54,7 +55,7 @@ def freeze(
 def thaw(context: click.Context, client: str | None) -> None:
     """End a freeze. Without --client that of all; a client's own freeze stays."""
     with Store(words.settings(context).state_dir) as store:
-        freezes = Freezes(store)
+        freezes = Freezes(store, event=Audit(store, None).event)
         freezes.thaw(client=client or EVERYONE, by=words.person())
         left = freezes.all()
     click.echo("Thawed.")

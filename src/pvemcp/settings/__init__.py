@@ -243,6 +243,12 @@ class Settings:
         values.integer(1, 1000),
         "Plans of one grant that may wait for a person at once; more are refused.",
     )
+    audit_anchor_file: Path | None = _setting(
+        None,
+        values.absolute,
+        "File to which the audit's head is appended each minute that something was recorded; best "
+        "on another machine, or append only (chattr +a).",
+    )
     policy: tuple[Rule, ...] = _setting(
         (),
         rules,

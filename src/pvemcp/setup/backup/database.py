@@ -21,6 +21,8 @@ MOST = 512 * 1024**2
 """Bytes of a copy, which is in memory."""
 _AUDIT = {"calls": "number"}
 """Tables of the audit, with the column that orders them."""
+_CHAIN = ("chain", "chain_base")
+"""The chain of the audit: its key is in no backup, so that it begins anew elsewhere."""
 _OF_THE_PROCESS = ("state",)
 """Says what runs now: restored, it would tell of a process that never ended."""
 
@@ -102,9 +104,9 @@ def _take_audit(db: sqlite3.Connection, path: Path) -> None:
             raise Misconfigured(
                 f"{path} was written by a newer pvemcp.", hint="Install that version first."
             )
-        for name in _AUDIT:
+        for name in (*_AUDIT, *_CHAIN):
             db.execute(f"DELETE FROM {_quoted(name)}")  # noqa: S608
-            _copy_rows(source, db, name, whole=True)
+            _copy_rows(source, db, name, whole=True, chain=True)
 
 
 def _empty() -> sqlite3.Connection:
@@ -153,9 +155,14 @@ def _copy(source: sqlite3.Connection, copy: sqlite3.Connection, name: str, *, wh
 
 
 def _copy_rows(
-    source: sqlite3.Connection, copy: sqlite3.Connection, name: str, *, whole: bool
+    source: sqlite3.Connection,
+    copy: sqlite3.Connection,
+    name: str,
+    *,
+    whole: bool,
+    chain: bool = False,
 ) -> None:
-    if name in _OF_THE_PROCESS:
+    if name in _OF_THE_PROCESS or (name in _CHAIN and not chain):
         return
     columns = [str(row[1]) for row in source.execute(f"PRAGMA table_info({_quoted(name)})")]
     listed, marks = ", ".join(map(_quoted, columns)), ", ".join("?" * len(columns))

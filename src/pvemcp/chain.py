@@ -1,0 +1,233 @@
+"""The chain of the audit: what has been recorded cannot be changed, taken out or put in unseen.
+
+Every record holds a keyed digest (HMAC-SHA256) over the record before it and itself. A record of
+a call holds the digest of its row, one of an event the event itself. The key is a file beside the
+database; whoever changes the database without it breaks the chain at that place. What was cut off
+at the end shows against an anchor: number and digest of the newest record, written to the journal
+and, if set, to a file, from time to time. Several processes write the same chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvemcp.errors import Misconfigured, Unavailable
+from pvemcp.store import Store
+
+KEY_FILE = "audit.key"
+KEY_BYTES = 32
+ANCHOR = "audit anchor"
+"""The event of a line that tells the head."""
+START, OPENED, CLOSED = "start", "opened", "closed"
+
+COLUMNS = (
+    "id, process, time, client, grant_id, address, mcp_client, tool, arguments, steps, outcome, "
+    "error, ms, about"
+)
+"""Of a row of `calls`, in the order of its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest record: its number and its MAC as hexadecimal."""
+
+    number: int
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that is no call: an approval, a freeze, a grant. `time` is since the epoch."""
+
+    number: int
+    time: float
+    kind: str
+    about: Mapping[str, Any]
+
+
+def load_key(folder: Path) -> bytes:
+    """Return the key of the chain, made on first use. Raises Misconfigured and Unavailable."""
+    path = folder / KEY_FILE
+    try:
+        return _read_key(path)
+    except FileNotFoundError:
+        _make_key(path)
+        return _read_key(path)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise Misconfigured(
+                    f"Others can read {path}, the key of the audit.",
+                    hint=f"Run: chmod 0600 {path}. Whoever has read it can forge the audit.",
+                )
+            key = file.read(KEY_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unavailable(
+            f"The key of the audit, {path}, cannot be read: {error.strerror}.",
+            hint="Run as root or as the user of the service.",
+        ) from None
+    if len(key) != KEY_BYTES:
+        raise Misconfigured(
+            f"{path} is not a key of the audit.",
+            hint="Put it back from a copy. Without it the records before cannot be verified; move "
+            "it away and a new chain begins.",
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Make the key, whole or not at all; of two processes at once one makes it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        place = path.parent.stat()
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            if os.geteuid() == 0:  # made by the administrator, used by the service's user
+                os.fchown(file.fileno(), place.st_uid, place.st_gid)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    except OSError as error:
+        raise Unavailable(
+            f"The key of the audit, {path}, cannot be made: {error.strerror}.",
+            hint="Make room, or run as the user of the service.",
+        ) from None
+
+
+class Chain:
+    """Appends to the chain of one database. Use it inside `Store.whole`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._key = load_key(store.path.parent)
+
+    def call(self, kind: str, number: int, row: Sequence[Any]) -> None:
+        """Append what a row of `calls` is now: `kind` is OPENED or CLOSED."""
+        self._append(kind, number, row_digest(row))
+
+    def event(self, kind: str, about: Mapping[str, Any]) -> None:
+        """Append an event."""
+        self._append(kind, None, canonical(about))
+
+    def head(self) -> Head | None:
+        """Return the newest record."""
+        rows = self.store.rows("SELECT number, mac FROM chain ORDER BY number DESC LIMIT 1")
+        return Head(rows[0][0], rows[0][1].hex()) if rows else None
+
+    def events(self, *, since: float = 0.0, limit: int = 1000) -> list[Event]:
+        """Return the newest events, oldest first."""
+        rows = self.store.rows(
+            "SELECT number, time, kind, body FROM chain WHERE call IS NULL AND time >= ? "
+            "ORDER BY number DESC LIMIT ?",
+            (since, limit),
+        )
+        return [Event(n, at, kind, json.loads(body)) for n, at, kind, body in reversed(rows)]
+
+    def cut(self, through: int) -> None:
+        """Forget the oldest records, once the calls up to that number are deleted.
+
+        What stays must still verify: the MAC before it, and up to where calls are gone, are kept
+        and sealed. Records are cut up to the first that is about a call which stays.
+        """
+        keep = self.store.rows("SELECT min(number) FROM chain WHERE call > ?", (through,))[0][0]
+        last = self.store.rows(
+            "SELECT number, mac FROM chain WHERE ? IS NULL OR number < ? "
+            "ORDER BY number DESC LIMIT 1",
+            (keep, keep),
+        )
+        base = self.base()
+        number, mac = last[0] if last else base[:2]
+        if keep is None and last:  # the newest record stays, or the chain would begin anew
+            rows = self.store.rows(
+                "SELECT number, mac FROM chain WHERE number < ? ORDER BY number DESC LIMIT 1",
+                (number,),
+            )
+            number, mac = rows[0] if rows else base[:2]
+        through = max(through, base[2])
+        sealed = self._seal(number, mac, through)
+        self.store.write("DELETE FROM chain WHERE number <= ?", (number,))
+        self.store.write(
+            "INSERT OR REPLACE INTO chain_base (only, number, mac, through, seal) "
+            "VALUES (1, ?, ?, ?, ?)",
+            (number, mac, through, sealed),
+        )
+
+    def base(self) -> tuple[int, bytes, int]:
+        """Return number and MAC before the oldest record, and up to which call all are deleted."""
+        rows = self.store.rows("SELECT number, mac, through FROM chain_base")
+        return rows[0] if rows else (0, b"", 0)
+
+    def sealed(self) -> bool:
+        """Whether the base is as `cut` left it."""
+        rows = self.store.rows("SELECT number, mac, through, seal FROM chain_base")
+        return not rows or hmac.compare_digest(rows[0][3], self._seal(*rows[0][:3]))
+
+    def _seal(self, number: int, mac: bytes, through: int) -> bytes:
+        return hmac.digest(self._key, f"base {number} {mac.hex()} {through}".encode(), "sha256")
+
+    def _append(self, kind: str, call: int | None, body: str) -> None:
+        rows = self.store.rows("SELECT number, mac FROM chain ORDER BY number DESC LIMIT 1")
+        number, before = rows[0] if rows else self.base()[:2]
+        if not number and kind != START:
+            self._append(START, None, self._beginning(call))
+            return self._append(kind, call, body)
+        moment = time.time()
+        mac = self.mac(before, number + 1, kind, moment, call, body)
+        self.store.write(
+            "INSERT INTO chain (number, kind, time, call, body, mac) VALUES (?, ?, ?, ?, ?, ?)",
+            (number + 1, kind, moment, call, body, mac),
+        )
+        return None
+
+    def _beginning(self, call: int | None) -> str:
+        """Say which calls were there before the chain: all but the one that begins it."""
+        through = self.store.rows("SELECT max(number) FROM calls WHERE ? IS NULL OR number < ?",
+                                  (call, call))[0][0] or 0  # fmt: skip
+        return canonical({"through": through, "digest": self.before(through)})
+
+    def before(self, through: int) -> str:
+        """Return the digest of the calls that were there before the chain began."""
+        digest = hashlib.sha256()
+        for row in self.store.rows(
+            f"SELECT {COLUMNS} FROM calls WHERE number <= ? ORDER BY number",  # noqa: S608
+            (through,),
+        ):
+            digest.update(row_digest(row).encode())
+        return digest.hexdigest()
+
+    def mac(
+        self, before: bytes, number: int, kind: str, moment: float, call: int | None, body: str
+    ) -> bytes:
+        """Return the MAC of a record after another."""
+        said = f"{before.hex()} {number} {kind} {moment!r} {call} {body}"
+        return hmac.digest(self._key, said.encode("utf-8", "surrogatepass"), "sha256")
+
+
+def row_digest(row: Sequence[Any]) -> str:
+    """Return the digest of a row of `calls`, its COLUMNS in their order."""
+    return hashlib.sha256(canonical(list(row)).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Write a value in the one way that is digested."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
