@@ -25,6 +25,7 @@ ROOT_SIDE = (
     "host/guest.py",
     "host/upgrade.py",
     "host/approved.py",
+    "host/commit.py",
 )
 """What root runs besides what a unit names: files of their own, which import nothing of ours."""
 _NAMED = re.compile(r"/usr/lib/pvemcp/(\w+\.py)")

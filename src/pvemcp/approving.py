@@ -105,9 +105,20 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     request.call.license = License((w[0] for w in plan.writes), open_ended=plan.open_ended)
     try:
         await take(request.pve, request.call, plan.first)
-        return await run()
+        answer = await run()
     finally:
         await gate.changes.settle(request.pve)
+    return _with_confirmation(gate, request.call, answer)
+
+
+def _with_confirmation(gate: Gate, call: Call, answer: Any) -> Any:
+    """Add to an answer what must be confirmed, and until when."""
+    waiting = gate.changes.waiting(call)
+    if not waiting or not isinstance(answer, str):
+        return answer
+    left = max(0, round(min(one.until for one in waiting) - time.time()))
+    lines = [f'change_confirm(change="{one.change}")' for one in waiting]
+    return f"{answer}\nIt is taken back in {left} s, unless you call:\n" + "\n".join(lines)
 
 
 async def _plan(gate: Gate, request: Request, run: Run) -> tuple[Plan | None, Any]:
@@ -122,8 +133,12 @@ async def _plan(gate: Gate, request: Request, run: Run) -> tuple[Plan | None, An
 
     async def lookup(pve: Pve, intent: Intent) -> Preview:
         found = await gate.lookup(pve, intent)
-        note = before.notes.get(intent.digest)
-        return replace(found, facts=(*found.facts, ("safety snapshot", note))) if note else found
+        notes = {
+            "safety snapshot": before.notes.get(intent.digest, ""),
+            "confirm": gate.changes.commits.note(pve.call, intent),
+        }
+        more = ((name, note) for name, note in notes.items() if note)
+        return replace(found, facts=(*found.facts, *more))
 
     found = await look_up(
         request.pve, request.call, rehearsal, request.arguments, key=gate.key, lookup=lookup

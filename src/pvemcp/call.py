@@ -60,6 +60,8 @@ class Principal:
     token: ApiToken
     grant: str = ""
     address: str = ""
+    opened: float = field(default=0.0, compare=False)
+    """Since when its connection is open, in seconds since the epoch; 0: it is no network's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import time
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pvemcp.access.fresh import OPENED, Fresh
 from pvemcp.access.presence import HANG_UP
 
 MOST = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 4096)
@@ -36,6 +38,8 @@ class Connection(H11Protocol):
 
     patience: ClassVar[float] = 20.0
     most: ClassVar[int] = MOST
+    opened = 0.0
+    """When it was made, in seconds since the epoch."""
     late: asyncio.TimerHandle | None = None
     """Ends the connection; None while no request is being waited for."""
 
@@ -45,13 +49,19 @@ class Connection(H11Protocol):
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             scope[HANG_UP] = self.transport.abort
-            await served(scope, receive, send)
+            scope[OPENED] = self.opened
+
+            async def answer(message: Any) -> None:
+                await send(Fresh.mark(message, self.opened))
+
+            await served(scope, receive, answer)
 
         self.app = app
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait; make room if there are too many."""
         super().connection_made(transport)
+        self.opened = time.time()
         if self.client is not None:  # an IPv4 client of a socket for both is ::ffff:A.B.C.D
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._watch()

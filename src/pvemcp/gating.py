@@ -12,9 +12,11 @@ from pvemcp.approving import Gate
 from pvemcp.audit import Audit
 from pvemcp.connect import page_url
 from pvemcp.errors import Fault
+from pvemcp.host.executor import Helper
 from pvemcp.host.runner import Runner
 from pvemcp.journal.book import Book
 from pvemcp.journal.changes import Changes
+from pvemcp.journal.commits import Commits
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
@@ -39,7 +41,14 @@ def gated(
     """
     judge = policy or Policy(settings.policy, freezes=Freezes(store, event=audit.event))
     pve.permit = host.permit = judge.permit
-    changes = Changes(Book(store, audit.known))
+    commits = Commits(
+        store,
+        host.executor,
+        seconds=settings.confirm_seconds,
+        helper=isinstance(host.executor, Helper),
+        weak=settings.confirm_weak,
+    )
+    changes = Changes(Book(store, audit.known), commits)
     pve.watch = changes.watch
     approvals = Approvals(
         store,

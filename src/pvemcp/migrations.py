@@ -144,5 +144,15 @@ MIGRATIONS = (
         seal BLOB NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE commits (             -- changes that are taken back unless they are confirmed
+        change TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        applied REAL NOT NULL,         -- 0: not yet
+        until REAL NOT NULL,
+        by_helper INTEGER NOT NULL,    -- else the service takes it back
+        state TEXT NOT NULL            -- waiting, confirmed, reverted
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

@@ -22,15 +22,13 @@ from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.executor import Nowhere
 from pvemcp.host.runner import Runner
-from pvemcp.journal.book import Book
-from pvemcp.journal.changes import Changes
 from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
 from pvemcp.pve.schema import Method
 from pvemcp.running import Rights
 from pvemcp.server import Service, build
 from pvemcp.store import Store
-from tests.scenarios.rig import ERAS, Caller
+from tests.scenarios.rig import ERAS, Caller, journaled
 
 NEEDED = ("PVEMCP_LIVE_URL", "PVEMCP_LIVE_TOKEN_ID", "PVEMCP_LIVE_TOKEN_SECRET")
 TRUST = ("PVEMCP_LIVE_CA_FILE", "PVEMCP_LIVE_FINGERPRINT")
@@ -89,7 +87,7 @@ class Place:
                     audit,
                     lambda _: principal,
                     secrets.answer,
-                    Gate(Open(), Approvals(store), b"k" * 32, Changes(Book(store))),
+                    Gate(Open(), Approvals(store), b"k" * 32, journaled(store)),
                     b"s" * 32,
                 )
             )

@@ -37,8 +37,6 @@ from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.runner import Runner
-from pvemcp.journal.book import Book
-from pvemcp.journal.changes import Changes
 from pvemcp.masking import Masker
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client as SharedClient
@@ -49,7 +47,7 @@ from pvemcp.server import Service, build
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
-from tests.scenarios.rig import Caller
+from tests.scenarios.rig import Caller, journaled
 from tests.scenarios.unboxed import Unboxed
 
 EXAMPLE = ("pve1", "pve2", "pve3")
@@ -189,7 +187,7 @@ class Node:
             self.audited,
             lambda _: principal,
             self.secrets.answer,
-            Gate(Open(), Approvals(self.store), b"k" * 32, Changes(Book(self.store))),
+            Gate(Open(), Approvals(self.store), b"k" * 32, journaled(self.store)),
             b"s" * 32,
         )
         async with Client(build(service)[0], mode="2026-07-28") as mcp:

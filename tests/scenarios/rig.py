@@ -25,10 +25,11 @@ from pvemcp.access.policy import Open, Policy, permit
 from pvemcp.approving import Gate
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
-from pvemcp.host.executor import Executor
+from pvemcp.host.executor import Executor, Nowhere
 from pvemcp.host.runner import Runner
 from pvemcp.journal.book import Book
 from pvemcp.journal.changes import Changes
+from pvemcp.journal.commits import Commits
 from pvemcp.masking import Masker
 from pvemcp.pve.client import PveClient
 from pvemcp.running import Rights
@@ -40,6 +41,11 @@ from tests.scenarios.unboxed import Unboxed
 
 ERAS = ("2025-11-25", "2026-07-28")
 Progress = Literal["immediate", "manual", "timed"]
+
+
+def journaled(store: Store) -> Changes:
+    """Return a journal in which nothing must be confirmed."""
+    return Changes(Book(store), Commits(store, Nowhere("these tests run none", "")))
 
 
 class ToolFault(AssertionError):
@@ -89,6 +95,11 @@ class Rig:
     patience: float = 10.0
     """Seconds that a call waits for a person."""
 
+    confirm_seconds: int = 0
+    """Seconds in which what can lock people out must be confirmed; 0: nothing must be."""
+    helper: bool = False
+    """The executor stands for the root helper."""
+
     @property
     def approvals(self) -> Approvals:
         """The questions, as the host's command line sees them."""
@@ -119,7 +130,10 @@ class Rig:
         secrets = held(self.store, principal.token.secret)
         audit = Audit(self.store, self.journal, secrets.known)
         host = Runner(self.executor, permit, Rights(self.pve).require, lambda: Masker(secrets))
-        changes = Changes(Book(self.store, secrets.known))
+        commits = Commits(
+            self.store, self.executor, seconds=self.confirm_seconds, helper=self.helper
+        )
+        changes = Changes(Book(self.store, secrets.known), commits)
         self.pve.watch = changes.watch
         gate = Gate(policy or Open(), self.approvals, b"k" * 32, changes, patience=self.patience)
         service = Service(

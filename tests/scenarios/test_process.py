@@ -23,6 +23,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import Effect
+from pvemcp.journal.book import UNFINISHED, Book
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
@@ -148,7 +149,8 @@ async def killed_after(service: Service, secret: str, after: int) -> list[str]:
 async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
     tmp_path: Path, after: int
 ) -> None:
-    async with simulated(make_world("homelab")) as env:
+    world = make_world("homelab")
+    async with simulated(world) as env:
         env["PVEMCP_STATE_DIR"] = str(tmp_path)
         env["PVEMCP_CONCURRENT_CALLS_PER_GRANT"] = "100"
         with Store(tmp_path) as store:
@@ -164,6 +166,12 @@ async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
             assert await again.end(signal.SIGTERM) == 0
         with Store(tmp_path) as store:
             rows = Audit(store, None).rows(limit=1000)
+            changes = Book(store).list(limit=1000)
+        journaled = {change.params["poolid"]: change.outcome for change in changes}
+        assert all(journaled[pool] == "done" for pool in answered)
+        made = {pool for pool in world.pools if pool.startswith("pool")}
+        assert made <= set(journaled), "PVE was asked for nothing that is not in the journal"
+        assert set(journaled.values()) <= {"done", UNFINISHED}
         recorded = {row.arguments["params"]["poolid"] for row in rows if row.tool == "api_change"}
         assert set(answered) <= recorded
         finished = {

@@ -63,6 +63,8 @@ class Unboxed:
             profile = helper.profile_of(config, found["profile"])
             if request["name"] == "root-run":  # approved.py would be root's
                 found = {**found, "argv": ["true"]}
+            if request["name"].startswith("commit-"):  # commit.py would be root's
+                found = {**found, "argv": ["true"]}
             if request["name"] == "guest-exec":  # guest.py needs Proxmox VE
                 found = {**found, "argv": [*self.enter, "{argv}"]}
             argv = helper.command_of(found, request["params"])

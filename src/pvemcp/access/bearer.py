@@ -15,6 +15,7 @@ from starlette.authentication import AuthCredentials
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pvemcp.access.attempts import Attempts
+from pvemcp.access.fresh import OPENED
 from pvemcp.access.grants import Grant
 from pvemcp.access.replies import reply
 from pvemcp.call import ApiToken, Principal
@@ -109,6 +110,7 @@ class BearerAuth:
             token=token,
             grant=grant.id,
             address=address,
+            opened=scope.get(OPENED, 0.0),
         )
         return {
             **scope,

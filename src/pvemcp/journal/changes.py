@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from pvemcp.call import Effect, Intent
+from pvemcp.call import Call, Effect, Intent, Unplanned
 from pvemcp.errors import Fault, Uncertain
 from pvemcp.journal.book import Book, kept
 from pvemcp.journal.change import Change, Recipe, State, never
+from pvemcp.journal.commits import TAKEN_BACK, Commit, Commits
 from pvemcp.journal.guests import SAFETY
 from pvemcp.journal.subject import Facts, Subject
 from pvemcp.journal.subjects import subject_of
@@ -37,13 +39,16 @@ class Sent:
     before: State | None
     upid: str = ""
     safety: str = ""
+    commit: str = ""
+    """Its kind, when it must be confirmed."""
 
 
 class Changes:
     """Journals the changes of one service."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, commits: Commits) -> None:
         self.book = book
+        self.commits = commits
         self._following: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -52,12 +57,16 @@ class Changes:
         sent = await self._begin(pve, intent)
         answers: list[Answer] = []
         try:
+            if sent.commit:
+                await self.commits.begin(sent.id, intent, sent.commit)
             yield answers.append
         except Uncertain as fault:
             self._end(sent, "uncertain", str(fault), never("whether it happened is not known"))
             raise
         except Fault as fault:
             self._end(sent, "failed", str(fault), never("it was refused, so nothing was changed"))
+            if sent.commit:
+                await self._forget(sent)
             raise
         except BaseException:
             self._end(sent, "uncertain", "cut off", never("whether it happened is not known"))
@@ -77,7 +86,9 @@ class Changes:
             description, intent.verb, intent.template, intent.params, path=intent.path
         )
         before = await _read(pve, subject)
-        sent = Sent("", subject, intent, before, safety=_safety(pve, self.book, intent))
+        commit = self.commits.kind(pve.call, intent)
+        safety = _safety(pve, self.book, intent)
+        sent = Sent("", subject, intent, before, safety=safety, commit=commit)
         sent.id = self.book.open(pve.call, intent, str(subject), before)
         return sent
 
@@ -85,9 +96,7 @@ class Changes:
         """Close what a call has changed, before its answer goes out; follow what still runs."""
         await self._settle(pve, _under_way(pve))
         for sent in _under_way(pve):
-            task = asyncio.create_task(self._follow(pve, sent))
-            self._following.add(task)
-            task.add_done_callback(self._following.discard)
+            self._in_background(self._follow(pve, sent))
         pve.call.changes.clear()
 
     async def _settle(self, pve: Pve, those: list[Sent]) -> None:
@@ -113,6 +122,12 @@ class Changes:
             waited, pause = waited + pause, min(pause * GROWTH, LAST_LOOK)
             if await self._look(pve, sent):
                 return
+
+    def waiting(self, call: Call) -> list[Commit]:
+        """Return what a call has changed that must be confirmed."""
+        if not self.commits.seconds:
+            return []
+        return self.commits.waiting([c.id for c in self.book.list(call=call.id)])
 
     async def close(self) -> None:
         """Follow no task any more; what runs is completed when somebody looks."""
@@ -142,6 +157,37 @@ class Changes:
         recipe = await _recipe(pve, sent, after)
         with _loud(sent):
             self.book.close(sent.id, outcome, error=error, after=after, recipe=recipe)
+            if sent.commit:
+                self._applied(pve, sent)
+
+    def _applied(self, pve: Pve, sent: Sent) -> None:
+        """Wait for somebody to confirm a change; without the helper it is taken back from here."""
+        self.commits.applied(sent.id)
+        if not self.commits.by_helper(sent.intent):
+            self._in_background(self._take_back(pve, sent))
+
+    async def _take_back(self, pve: Pve, sent: Sent) -> None:
+        await asyncio.sleep(self.commits.seconds)
+        if not self.commits.taken_back(sent.id):
+            return
+        call = Call(pve.call.principal, TAKEN_BACK, {}, license=Unplanned(), undoes=sent.id)
+        change = self.book.get(sent.id)
+        log.warning("change %s was not confirmed: %s", sent.id, change.undo)
+        try:
+            for request in change.recipe.requests:
+                await pve.of(call).request(request.verb, request.path, request.params)
+            self.book.undone(change, call)
+        except Fault as fault:
+            log.error("change %s could not be taken back: %s", sent.id, fault)  # noqa: TRY400
+
+    async def _forget(self, sent: Sent) -> None:
+        with contextlib.suppress(Fault):
+            await self.commits.drop(sent.id)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
 
     def _end(self, sent: Sent, outcome: str, error: str, recipe: Recipe) -> None:
         with _loud(sent):

@@ -66,6 +66,10 @@ class Pve:
         self._client = client
         self.call = call
 
+    def of(self, call: Call) -> Pve:
+        """Return the same PVE for another call."""
+        return self._client.bind(call)
+
     async def get(self, path: str, /, **params: Any) -> Any:
         """Read, and return PVE's `data`."""
         return (await self.request("GET", path, params)).data

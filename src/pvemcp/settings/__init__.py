@@ -272,6 +272,17 @@ class Settings:
         "How persons reach the service with a browser, such as `https://pve1.example.org:8080`. "
         "Default: as clients reach it.",
     )
+    confirm_seconds: int = _setting(
+        60,
+        values.integer(0, 600),
+        "Seconds in which a change that can lock people out (network, firewall, certificate) must "
+        "be confirmed over a new connection, or it is taken back (up to 600; 0: none is).",
+    )
+    confirm_weak: bool = _setting(
+        True,  # noqa: FBT003 - a fact
+        values.switch,
+        "Whether such a change may be made where no root helper can take it back.",
+    )
     metrics_listen: str = _setting(
         "",
         values.loopback,

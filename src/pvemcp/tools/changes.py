@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pvemcp.call import Effect, Principal, planned
-from pvemcp.errors import Conflict, Unavailable
+from pvemcp.call import Effect, Intent, Principal, planned
+from pvemcp.errors import Conflict, NotPlanned, Unavailable
 from pvemcp.journal.change import DIGEST, Change, Request, State, compared
 from pvemcp.journal.changes import Changes, subject_of_change
 from pvemcp.pve.client import Pve
@@ -167,3 +167,19 @@ async def _send(pve: Pve, request: Request, *, wait: float) -> None:
             "not done",
             hint="Look at the task, then at the target.",
         )
+
+
+@tool(effect=Effect.CHANGE)
+async def change_confirm(pve: Pve, changes: Changes, change: str) -> str:
+    """Let a change stand that could have locked you out, within its time, over a new connection."""
+    found = _own(pve, changes, change)
+    intent = Intent("RUN", f"change/{found.id}/confirm", Effect.CHANGE)
+    if pve.call.planning is not None:
+        changes.commits.get(found.id)
+        pve.call.planning.append(intent)
+        return "planned"
+    if not pve.call.license.take(intent):
+        raise NotPlanned(f"the confirmation of {found.id} was not planned")
+    await pve.get("/version")  # PVE answers, too
+    await changes.commits.confirm(found.id, opened=pve.call.principal.opened)
+    return f"{found.id} stands"

@@ -40,6 +40,7 @@ TOOLS: tuple[Tool, ...] = (
     changes.change_list,
     changes.change_show,
     changes.change_undo,
+    changes.change_confirm,
     host.host_run,
     host.host_diagnose,
     explain.command_explain,

@@ -1,0 +1,189 @@
+"""Changes that can lock people out: taken back unless somebody confirms them in time.
+
+On the host itself the root helper keeps the files and systemd holds the timer (host/commit.py):
+that survives the service. Elsewhere the service undoes the change itself, through PVE's API, which
+needs the service alive and PVE within reach.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pvemcp.access.fresh import Fresh
+from pvemcp.call import Call, Effect, Intent
+from pvemcp.errors import Conflict, Missing
+from pvemcp.host.ended import output_of
+from pvemcp.host.executor import Executor
+from pvemcp.store import Store
+
+_KINDS = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"PUT /nodes/\{node\}/network", "network"),
+        (r"\w+ /cluster/firewall/.*", "cluster-firewall"),
+        (r"\w+ /nodes/\{node\}/firewall/.*", "host-firewall"),
+        (r"\w+ /nodes/\{node\}/certificates/.*", "certificate"),
+    )
+)
+_FIREWALL = ("cluster-firewall", "host-firewall")
+TAKEN_BACK = "confirm (expired)"
+"""The tool of a call in which the service takes a change back that nobody confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One change that waits to be confirmed. Times are in seconds since the epoch."""
+
+    change: str
+    kind: str
+    applied: float
+    until: float
+    by_helper: bool
+    state: str
+    """waiting, confirmed, or reverted."""
+
+
+def kind_of(intent: Intent) -> str:
+    """Return which way of locking people out a write has, or "".
+
+    Of the firewall's only those that can cut somebody off: the effects table says which.
+    """
+    method = f"{intent.verb} {intent.template}"
+    kind = next((kind for pattern, kind in _KINDS if pattern.fullmatch(method)), "")
+    return "" if kind in _FIREWALL and intent.effect is not Effect.DESTROY else kind
+
+
+class Commits:
+    """The changes of one service that wait to be confirmed. `seconds` 0: none do."""
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        *,
+        seconds: int = 0,
+        helper: bool = False,
+        weak: bool = True,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`helper`: the executor is the root helper; `weak`: do without it where it cannot help."""
+        self._store = store
+        self._executor = executor
+        self.seconds = seconds
+        self._helper = helper
+        self._weak = weak
+        self._now = now
+
+    def kind(self, call: Call, intent: Intent) -> str:
+        """Return the kind of a write that must be confirmed, or ""."""
+        return kind_of(intent) if self.seconds and call.tool != TAKEN_BACK else ""
+
+    def by_helper(self, intent: Intent) -> bool:
+        """Whether the helper of this host can take it back: it is about this host's files."""
+        return self._helper and intent.node in ("", self._executor.node)
+
+    def note(self, call: Call, intent: Intent) -> str:
+        """Say in a plan that a write must be confirmed."""
+        kind = self.kind(call, intent)
+        if not kind:
+            return ""
+        if self.by_helper(intent):
+            who = "the root helper takes it back"
+        elif kind in _FIREWALL:
+            who = "this service takes it back, if it lives and reaches PVE (no root helper there)"
+        else:
+            return "nothing can take it back by itself: there is no root helper there"
+        return f"unless change_confirm comes over a new connection in {self.seconds} s, {who}"
+
+    async def begin(self, change: str, intent: Intent, kind: str) -> None:
+        """Arm the way back, before the write is sent. Raises a Fault when that fails."""
+        by_helper = self.by_helper(intent)
+        if not by_helper and not self._weak:
+            raise Conflict(
+                f"{intent.verb} {intent.path} was not sent: the root helper cannot take it back "
+                "there",
+                hint="Use the pvemcp of that node, or an administrator sets confirm_weak = true.",
+            )
+        if by_helper:
+            params = {"change": change, "seconds": self.seconds, "kind": kind}
+            await self._ask("commit-begin", params)
+        self._store.write(
+            "INSERT INTO commits (change, kind, applied, until, by_helper, state) "
+            "VALUES (?, ?, 0, ?, ?, 'waiting')",
+            (change, kind, self._now() + self.seconds, int(by_helper)),
+        )
+
+    def applied(self, change: str) -> None:
+        """Note that the change is made: what confirms it must have connected after this."""
+        Fresh.require()
+        sql = "UPDATE commits SET applied = ? WHERE change = ? AND state = 'waiting'"
+        self._store.write(sql, (self._now(), change))
+
+    async def drop(self, change: str) -> None:
+        """Forget the way back of a change that was refused."""
+        found = self.get(change)
+        self._set(change, "confirmed")
+        if found.by_helper:
+            await self._ask("commit-confirm", {"change": change})
+
+    async def confirm(self, change: str, *, opened: float) -> None:
+        """Let a change stand. `opened`: since when its client is connected; 0: over no network.
+
+        Raises Conflict when it is too late, or the connection too old.
+        """
+        found = self.get(change)
+        if found.state != "waiting":
+            raise Conflict(f"{change} is {found.state} already")
+        if not found.applied:
+            raise Conflict(f"{change} is still being made", hint="Wait for it.")
+        if opened and opened <= found.applied:
+            raise Conflict(
+                f"this connection was there before {change}: it does not show that the service "
+                "can still be reached",
+                hint="Call again: this connection is closed now, and the next one is new.",
+            )
+        if found.by_helper:
+            await self._ask("commit-confirm", {"change": change})
+        if not self._set(change, "confirmed"):
+            raise Conflict(f"{change} was taken back just now")
+
+    def taken_back(self, change: str) -> bool:
+        """Note that a change is taken back; False when it was confirmed first."""
+        return self._set(change, "reverted")
+
+    def get(self, change: str) -> Commit:
+        """Return one of them. Raises Missing."""
+        rows = self._store.rows(
+            "SELECT change, kind, applied, until, by_helper, state FROM commits WHERE change = ?",
+            (change,),
+        )
+        if not rows:
+            raise Missing(f"{change[:40]} needs no confirmation")
+        id_, kind, applied, until, by_helper, state = rows[0]
+        late = state == "waiting" and by_helper and self._now() > until
+        return Commit(id_, kind, applied, until, bool(by_helper), "reverted" if late else state)
+
+    def waiting(self, changes: list[str]) -> list[Commit]:
+        """Return those of the given changes that wait."""
+        found = []
+        for change in changes:
+            try:
+                commit = self.get(change)
+            except Missing:
+                continue
+            found += [commit] if commit.state == "waiting" else []
+        return found
+
+    def _set(self, change: str, state: str) -> bool:
+        sql = "UPDATE commits SET state = ? WHERE change = ? AND state = 'waiting'"
+        return self._store.write(sql, (state, change)) > 0
+
+    async def _ask(self, operation: str, params: dict[str, Any]) -> None:
+        """Have the helper run one of its operations. Raises Unavailable when it does not."""
+        request = {"do": "operation", "name": operation, "params": params, "timeout": 30}
+        link = await self._executor.open({**request, "owner": "pvemcp", "call": "commit"})
+        await output_of(link, operation)

@@ -1,0 +1,125 @@
+"""What can lock people out is taken back, unless somebody confirms it over a new connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pvemcp.access.grants import Grants
+from pvemcp.call import ApiToken, Effect
+from pvemcp.journal.book import Book
+from pvemcp.sim.world import make_world
+from pvemcp.store import Store
+from tests.scenarios.rig import Caller, Rig, ToolFault, rig
+from tests.scenarios.test_process import call, served, simulated
+
+ON = {"method": "PUT", "path": "/cluster/firewall/options", "params": {"enable": 1}}
+
+
+def enabled(r: Rig) -> Any:
+    """Return whether the cluster's firewall is on."""
+    return r.world.firewall_options.get("cluster", {}).get("enable", 0)
+
+
+async def refused(client: Caller, tool: str, **arguments: Any) -> str:
+    """Call, and return the text of the error."""
+    with pytest.raises(ToolFault) as caught:
+        await client.call(tool, **arguments)
+    return str(caught.value)
+
+
+def change_in(text: str) -> str:
+    """Return the id of the change that an answer names."""
+    found = re.search(r"ch-[0-9a-f]{10}", text)
+    assert found, text
+    return found[0]
+
+
+async def test_without_the_helper_the_service_takes_it_back_itself(era: str) -> None:
+    async with rig() as r:
+        r.confirm_seconds = 1
+        async with r.client(era=era) as client:
+            plan = await client.call("api_destroy", **ON, dry_run=True)
+            assert "this service takes it back, if it lives" in plan
+            text = await client.call("api_destroy", **ON)
+            assert enabled(r)
+            id_ = change_in(text)
+            async with asyncio.timeout(20):
+                while not Book(r.store).get(id_).undone_by:
+                    await asyncio.sleep(0.05)
+            assert not enabled(r)
+            assert "is reverted already" in await refused(client, "change_confirm", change=id_)
+
+
+async def test_what_is_confirmed_stands(era: str) -> None:
+    async with rig() as r:
+        r.confirm_seconds = 1
+        async with r.client(era=era) as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+            assert "stands" in await client.call("change_confirm", change=id_)
+            await asyncio.sleep(1.2)  # its time is over
+            assert enabled(r)
+
+
+async def test_the_helper_is_armed_before_the_change_and_told_when_it_stands() -> None:
+    async with rig() as r:
+        r.confirm_seconds, r.helper = 60, True
+        async with r.client() as client:
+            assert "the root helper takes it back" in await client.call(
+                "api_destroy", **ON, dry_run=True
+            )
+            id_ = change_in(await client.call("api_destroy", **ON))
+            await client.call("change_confirm", change=id_)
+        asked = [(a["name"], a["params"]) for a in r.executor.asked]  # type: ignore[attr-defined]
+        begun = {"change": id_, "seconds": 60, "kind": "cluster-firewall"}
+        assert asked == [("commit-begin", begun), ("commit-confirm", {"change": id_})]
+
+
+async def test_a_helper_that_does_not_answer_keeps_the_change_from_being_sent() -> None:
+    async with rig() as r:
+        r.confirm_seconds, r.helper = 9999, True  # more than exec.toml lets
+        async with r.client() as client:
+            await refused(client, "api_destroy", **ON)
+            assert not enabled(r)
+
+
+async def test_what_cannot_lock_anybody_out_needs_no_confirmation() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 1
+        async with r.client() as client:
+            rule = {"type": "in", "action": "ACCEPT"}
+            text = await client.call(
+                "api_change", method="POST", path="/cluster/firewall/rules", params=rule
+            )
+            assert "change_confirm" not in text
+
+
+POLICY = '[[policy]]\nname = "all"\nverdict = "allow"\neffect = ["change", "destroy"]\n'
+
+
+async def test_a_connection_that_was_there_before_cannot_confirm_it(tmp_path: Path) -> None:
+    world = make_world("homelab")
+    async with simulated(world) as env:
+        with Store(tmp_path) as store:
+            token = ApiToken(*world.token())
+            secret = Grants(store).create("a", Effect.DESTROY, token=token)[1]
+        settings = tmp_path / "pvemcp.toml"
+        settings.write_text(POLICY)
+        env |= {"PVEMCP_STATE_DIR": str(tmp_path), "PVEMCP_CONFIG": str(settings)}
+        async with (
+            served(env) as service,
+            aiohttp.ClientSession() as one,
+            aiohttp.ClientSession() as old,
+        ):
+            await call(old, service.url, secret, "change_list", {})
+            id_ = change_in(await call(one, service.url, secret, "api_destroy", ON))
+            confirm = {"change": id_}
+            said = await call(old, service.url, secret, "change_confirm", confirm)
+            assert "this connection was there before" in said
+            said = await call(old, service.url, secret, "change_confirm", confirm)
+            assert said == f"{id_} stands", "the refusal closes the connection"

@@ -1,0 +1,127 @@
+"""The root side of a change that must be confirmed: what is kept, put back, and let stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pvemcp.host import commit
+from pvemcp.host.commit import KINDS, Host, main
+
+INTERFACES = "etc/network/interfaces"
+
+
+@dataclass
+class Place:
+    """A host in a temporary folder; programs are only noted."""
+
+    root: Path
+    ran: list[list[str]] = field(default_factory=list)
+    code: int = 0
+
+    def run(self, argv: Sequence[str]) -> int:
+        self.ran.append(list(argv))
+        return self.code
+
+    @property
+    def host(self) -> Host:
+        return Host(self.run, self.root, self.root / "commits", "pve1")
+
+    def do(self, *arguments: str) -> int:
+        return main(arguments, self.host)
+
+    def file(self, name: str, content: str | None = None) -> Path:
+        path = self.root / name
+        if content is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Return an empty host."""
+    return Place(tmp_path)
+
+
+def test_what_nobody_confirms_is_put_back_and_made_to_count(place: Place) -> None:
+    file = place.file(INTERFACES, "good")
+    file.chmod(0o640)
+    assert place.do("begin", "ch-0123456789", "60", "network") == 0
+    assert place.ran[0][:1] == ["systemd-run"]
+    assert "--on-active=60s" in place.ran[0]
+    assert place.ran[0][-2:] == ["revert", "ch-0123456789"]
+    file.write_text("bad")
+    assert place.do("revert", "ch-0123456789") == 0
+    assert file.read_text() == "good"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert place.ran[-1] == ["ifreload", "-a"]
+
+
+def test_what_is_confirmed_stands_and_the_timer_is_stopped(place: Place) -> None:
+    file = place.file(INTERFACES, "good")
+    place.do("begin", "ch-0123456789", "60", "network")
+    file.write_text("new")
+    assert place.do("confirm", "ch-0123456789") == 0
+    assert place.ran[-1] == ["systemctl", "stop", "pvemcp-commit-ch-0123456789.timer"]
+    assert place.do("revert", "ch-0123456789") == commit.ENDED
+    assert file.read_text() == "new"
+    assert list(place.host.folder.iterdir()) == []
+
+
+def test_it_is_too_late_to_confirm_what_was_reverted(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.file(INTERFACES, "good")
+    place.do("begin", "ch-0123456789", "60", "network")
+    place.do("revert", "ch-0123456789")
+    assert place.do("confirm", "ch-0123456789") == commit.ENDED
+    place.do("state", "ch-0123456789")
+    assert capsys.readouterr().out == "reverted\n"
+
+
+def test_a_file_that_was_not_there_is_gone_again(place: Place) -> None:
+    place.do("begin", "ch-0123456789", "60", "cluster-firewall")
+    made = place.file("etc/pve/firewall/cluster.fw", "[OPTIONS]\nenable: 1\n")
+    place.do("revert", "ch-0123456789")
+    assert not made.exists()
+    assert place.ran[-1] == ["pve-firewall", "restart"]
+
+
+def test_a_second_change_of_the_same_kind_waits_for_the_first(place: Place) -> None:
+    place.file(INTERFACES, "good")
+    assert place.do("begin", "ch-0123456789", "60", "network") == 0
+    assert place.do("begin", "ch-9876543210", "60", "network") == commit.ENDED
+    assert place.do("begin", "ch-9876543210", "60", "host-firewall") == 0
+
+
+def test_without_a_timer_nothing_is_begun(place: Place) -> None:
+    place.code = 1
+    place.file(INTERFACES, "good")
+    assert place.do("begin", "ch-0123456789", "60", "network") == 1
+    assert list(place.host.folder.iterdir()) == []
+
+
+def test_the_kept_files_are_not_left_behind(place: Place) -> None:
+    secret = "etc/pve/nodes/pve1/pveproxy-ssl.key"
+    place.file(secret, "private")
+    place.do("begin", "ch-0123456789", "60", "certificate")
+    place.file(secret, "another")
+    place.do("revert", "ch-0123456789")
+    assert place.file(secret).read_text() == "private"
+    kept = [path.name for path in place.host.folder.rglob("*") if path.is_file()]
+    assert kept == ["about.json"]
+
+
+@pytest.mark.parametrize("words", [("begin", "x", "60", "everything"), ("revert",), ("drop", "x")])
+def test_anything_else_is_refused(place: Place, words: tuple[str, ...]) -> None:
+    assert place.do(*words) == 2
+
+
+def test_only_files_that_are_listed_are_ever_written() -> None:
+    names = [name for files, _ in KINDS.values() for name in files]
+    assert all(name.startswith(("/etc/network/", "/etc/pve/", "/etc/pvemcp/")) for name in names)
+    assert not any(".." in name or "priv/" in name for name in names)
