@@ -158,7 +158,7 @@ class Site:
 
     async def asked(self, vmid: int = 100, action: str = "stop") -> Approval:
         """Have a client ask for something that waits for a person."""
-        async with self.web.client() as client:
+        async with self.web.client(verify=self.default.verify) as client:
             result = await client.raw("guest_power", guests=vmid, action=action)
         assert "approval_needed" in result.content[0].text
         return self.approvals.all()[0]

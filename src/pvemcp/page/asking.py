@@ -96,7 +96,7 @@ def _one(
     may = approval.state == "waiting" and not found.lacks
     answerable = may and not found.host_only and visit.userid not in found.said
     response = render(
-        "approval.html", status, title=f"{approval.tool} {approval.id}", visit=visit, one=found,
+        "approval.html", status, title=f"{approval.tool}: {found.targets}", visit=visit, one=found,
         a=approval, may=answerable, may_deny=not found.lacks and approval.state in _DENIABLE,
         trouble=trouble, reason=reason, seconds=REFRESH,
     )  # fmt: skip
