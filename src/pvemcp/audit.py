@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
-from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Chain, Head
+from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Chain, Event, Head
 from pvemcp.errors import Fault, Unavailable
 from pvemcp.redaction import Known, redact, redact_text
 from pvemcp.store import Store
@@ -143,6 +143,10 @@ class Audit:
         if self._journal is not None:
             moment = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._line(_json({"event": kind, "time": moment, **shown}))
+
+    def events(self, limit: int = 100) -> list[Event]:
+        """Return the newest events that are no calls, oldest first."""
+        return self._linked().events(limit=limit)
 
     def head(self) -> Head | None:
         """Return the newest record of the chain."""

@@ -7,10 +7,10 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
@@ -20,7 +20,7 @@ from tests.scenarios.browsing import PASSWORD, SECRET, Site, site
 from tests.scenarios.test_page import Two
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+AXE = files("axe_playwright_python").joinpath("axe.min.js")
 PHONE = {"width": 360, "height": 640}
 DESK = {"width": 1280, "height": 800}
 QUIET = (

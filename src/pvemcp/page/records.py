@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pvemcp.audit import Entry
+from pvemcp.chain import Event
 from pvemcp.page.html import render
 from pvemcp.page.site import Page, require, visitor
 
@@ -27,8 +29,9 @@ async def audit(page: Page, request: Request) -> Response:
     """GET /page/audit: the newest calls."""
     visit = visitor(page, request)
     await require(page, visit, SEE_ALL)
-    entries = list(reversed(page.audit.rows(limit=ROWS)))
-    return render("audit.html", title="Audit", visit=visit, entries=entries)
+    rows: list[Entry | Event] = [*page.audit.rows(limit=ROWS), *page.audit.events(limit=ROWS)]
+    newest = sorted(rows, key=lambda row: row.time, reverse=True)[:ROWS]
+    return render("audit.html", title="Audit", visit=visit, entries=newest)
 
 
 async def changes(page: Page, request: Request) -> Response:

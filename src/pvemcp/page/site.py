@@ -20,7 +20,6 @@ from pvemcp.access.approvals import Approvals
 from pvemcp.access.attempts import Attempts
 from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Limited, Missing, Unauthenticated
 from pvemcp.journal.book import Book
 from pvemcp.page.forms import Cookies, fields, holds, path_after
@@ -222,18 +221,18 @@ async def require(page: Page, visit: Visit, privilege: str, path: str = "/") -> 
 def note(
     page: Page,
     request: Request,
-    tool: str,
+    kind: str,
     who: str,
     *,
     about: Mapping[str, Any] | None = None,
     failed: str = "",
 ) -> None:
-    """Leave a row in the audit of what a person did on the page, with the person's address."""
+    """Leave in audit and log what a person did on the page, with the person's address."""
     at = address(request)
-    principal = Principal(who[:100], Effect.READ, ApiToken("", ""), address=at)
-    arguments = page.audit.redact(about or {})
-    call = Call(principal, tool, arguments, client="the approval page")
-    call.close("denied" if failed else "ok", failed)
-    page.audit.record(call)
+    said = {"person": who[:100], "address": at, "refused": failed, **(about or {})}
+    try:
+        page.audit.event(kind, said)
+    except Fault as fault:
+        logger.error("AUDIT LOST: %s by %r: %s", kind, who[:100], fault)  # noqa: TRY400
     level = logging.WARNING if failed else logging.INFO
-    logger.log(level, "%s by %r from %s%s", tool, who[:100], at, failed and f": {failed}")
+    logger.log(level, "%s by %r from %s%s", kind, who[:100], at, failed and f", refused: {failed}")
