@@ -34,7 +34,7 @@ from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
-from pvemcp.gating import freezing, gated
+from pvemcp.gating import cutting, gated
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
@@ -144,7 +144,7 @@ def _watching(
     return (
         lambda: keep_within(store, settings),
         lambda: anchoring(service.audit, settings.audit_anchor_file),
-        lambda: freezing(service.host, service.gate.policy),
+        lambda: cutting(service.host, service.gate.policy),
     )
 
 
@@ -338,10 +338,12 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
             )
             # It only iterates over the lines; its own reader cannot be cancelled.
             stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
+            beside = asyncio.create_task(cutting(host, gate.policy))
             try:
                 async with stdio_server(stdin=stdin) as (reader, writer):
                     await server.run(reader, writer, server.create_initialization_options())
             finally:
+                beside.cancel()
                 listen.close()
                 await changes.close()
                 await host.close()

@@ -84,12 +84,15 @@ class Step:
     """Seconds since the epoch."""
 
 
+GRANT = "GRANT"
+"""The verb of an intent that raises a ceiling."""
 _GUEST = re.compile(r"/nodes/[^/]+/(?:qemu|lxc)/[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One write that a call is about to make: a request to PVE, or a command (verb RUN).
+    """One write that a call is about to make: a request to PVE, a command (verb RUN), or a
+    raised ceiling (verb GRANT).
 
     `template` is PVE's own path with placeholders, `params` the checked parameters, those of the
     path too. They may hold secrets, so they stay out of its repr.
@@ -197,6 +200,14 @@ async def no_progress(progress: float, total: float | None, message: str) -> Non
     """Report to nobody: the client asked for no progress."""
 
 
+ToolsChanged = Callable[[], Awaitable[None]]
+"""Tells the client of a call that its list of tools is another now."""
+
+
+async def nobody_told() -> None:
+    """Tell nobody."""
+
+
 @dataclass(slots=True)
 class Call:
     """One tool call from the door to the answer. `arguments` are redacted when it is opened."""
@@ -210,6 +221,9 @@ class Call:
     detachable: bool = False
     """The client declared the tasks extension: a single PVE task may be handed back at once."""
     progress: Progress = no_progress
+    ceiling: Effect = Effect.READ
+    """To what a person has raised the principal's ceiling when the call began, if above it."""
+    tools_changed: ToolsChanged = field(default=nobody_told, repr=False)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     started: float = field(default_factory=time.time)
     """Seconds since the epoch."""

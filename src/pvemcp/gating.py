@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from pvemcp.access.approvals import Approvals
+from pvemcp.access.elevation import Elevations
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.policy import Policy
 from pvemcp.approving import Gate
@@ -39,7 +40,11 @@ def gated(
     Returns what calls pass that may write, and the journal, which the caller closes. `policy`
     judges instead of the settings'.
     """
-    judge = policy or Policy(settings.policy, freezes=Freezes(store, event=audit.event))
+    judge = policy or Policy(
+        settings.policy,
+        freezes=Freezes(store, event=audit.event),
+        elevations=Elevations(store, most=settings.elevation_minutes, event=audit.event),
+    )
     pve.permit = host.permit = judge.permit
     commits = Commits(
         store,
@@ -63,9 +68,11 @@ def gated(
     return made, changes
 
 
-async def freezing(host: Runner, policy: Policy) -> None:
-    """End what runs of a client soon after it is frozen."""
-    while policy.freezes is not None:
+async def cutting(host: Runner, policy: Policy) -> None:
+    """End what runs of a client soon after it is frozen, or its elevation is over."""
+    while True:
         with contextlib.suppress(Fault):  # the database is busy: look again
-            await host.cut(policy.freezes.stops)
+            await host.cut(policy.stops)
+            if policy.elevations is not None:
+                await policy.elevations.sweep()
         await asyncio.sleep(LOOK)

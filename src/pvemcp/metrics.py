@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Container, Iterator
 from itertools import accumulate
 
-from pvemcp.call import Call, Step, Verdict
+from pvemcp.call import GRANT, Call, Step, Verdict
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds."""
@@ -62,7 +62,7 @@ class Metrics:
         for step in call.steps:
             if step.method == "RUN":
                 self.commands[str(step.effect), _ended(step)] += 1
-            else:
+            elif step.method != GRANT:
                 self.requests[step.method, str(step.effect), _class(step)] += 1
                 _add(self.request_seconds, step.method, step.ms)
 

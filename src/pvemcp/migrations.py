@@ -154,5 +154,18 @@ MIGRATIONS = (
         state TEXT NOT NULL            -- waiting, confirmed, reverted
     ) STRICT;
     """,
+    """
+    CREATE TABLE elevations (          -- whose ceiling a person has raised, until when
+        grant_id TEXT PRIMARY KEY,
+        client TEXT NOT NULL,          -- the grant's name
+        base TEXT NOT NULL,            -- the ceiling to which it falls back
+        effect TEXT NOT NULL,
+        since REAL NOT NULL,
+        until REAL NOT NULL,
+        person TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        approval TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,7 +35,9 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from pvemcp import __version__
+from pvemcp.access.elevation import Raising
 from pvemcp.access.hangup import GONE
+from pvemcp.announcing import AnnouncingServer, tools_changed
 from pvemcp.approving import Gate, Request, through
 from pvemcp.audit import Audit
 from pvemcp.call import Call, Effect, Principal, Progress, Unplanned
@@ -102,6 +104,8 @@ class Service:
     """Lets a tool call through for as long as it runs, or raises Limited."""
     result_limit: int = 10_000_000
     """Characters of the longest answer."""
+    bus: InMemorySubscriptionBus = field(default_factory=InMemorySubscriptionBus)
+    """Reaches the clients that listen."""
 
     def shown(self, text: str) -> str:
         """Return a text as a client may see it: without secrets, and with nothing unseen."""
@@ -112,6 +116,7 @@ _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
     Pve: lambda service, call: service.pve.bind(call),
     Host: lambda service, call: service.host.bind(call),
     Changes: lambda service, _: service.gate.changes,
+    Raising: lambda service, call: service.gate.policy.raising(call),
 }
 
 
@@ -119,13 +124,15 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
     """Return the MCP server, and the handler whose `close()` ends its open streams."""
 
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
-        return {"resultType": COMPLETE, "tools": listing(service.principal(ctx).ceiling)}
+        who, policy = service.principal(ctx), service.gate.policy
+        tools = listing(policy.ceiling(who), elevates=policy.raises(who))
+        return {"resultType": COMPLETE, "tools": tools}
 
     async def on_call(ctx: Context, params: CallToolRequestParams) -> Any:
         return await call_tool(service, ctx, params)
 
-    listen = ListenHandler(InMemorySubscriptionBus())
-    server: Server[Any] = Server(
+    listen = ListenHandler(service.bus)
+    server = AnnouncingServer(
         "pvemcp",
         version=__version__,
         title="Proxmox VE",
@@ -191,12 +198,12 @@ async def _until_gone(
 async def _use(
     service: Service, request: Context, params: CallToolRequestParams, call: Call, tool: Tool
 ) -> dict[str, Any]:
-    if tool.effect > call.principal.ceiling:
+    ceiling = call.ceiling = service.gate.policy.ceiling(call.principal)
+    if tool.effect > ceiling:
         raise Denied(
-            f"{tool.name} needs the effect {tool.effect}; this grant's ceiling is "
-            f"{call.principal.ceiling}",
-            hint=f"An administrator can make another: pvemcp grant create NAME "
-            f"--ceiling {tool.effect}.",
+            f"{tool.name} needs the effect {tool.effect}; this grant's ceiling is {ceiling}",
+            hint=f"elevate asks a person for more for a while. An administrator can make another "
+            f"grant: pvemcp grant create NAME --ceiling {tool.effect}.",
         )
     arguments = params.arguments or {}
     parsed = tool.parse(arguments)
@@ -262,6 +269,7 @@ def _open(service: Service, ctx: Context, tool: str, arguments: dict[str, Any]) 
         tool_use=_said(ctx, "claudecode/toolUseId"),
         trace=_said(ctx, "traceparent"),
         progress=_progress(service, ctx),
+        tools_changed=tools_changed(ctx, service.bus),
     )
 
 

@@ -29,6 +29,7 @@ from pvemcp.errors import Misconfigured
 from pvemcp.host.executor import Executor
 from pvemcp.listener import Running, bind, start
 from pvemcp.settings import Settings
+from pvemcp.settings.policy import Rule
 from pvemcp.sim.tls import make_certificates
 from pvemcp.watch.clock import Clock
 from tests.scenarios.rig import ERAS, Caller, Rig, rig
@@ -67,12 +68,18 @@ class Web:
 
     @asynccontextmanager
     async def client(
-        self, era: str = ERAS[-1], secret: str = "", verify: ssl.SSLContext | bool = True
+        self,
+        era: str = ERAS[-1],
+        secret: str = "",
+        verify: ssl.SSLContext | bool = True,
+        hears: Any = None,
     ) -> AsyncIterator[Caller]:
+        """Connect an MCP client; `hears` is told of what the service sends by itself."""
         headers = {"Authorization": f"Bearer {secret or self.secret}"}
         async with httpx2.AsyncClient(headers=headers, verify=verify, timeout=30) as http:
             transport = streamable_http_client(self.url, http_client=http)
-            async with Client(transport, mode="legacy" if era == ERAS[0] else era) as mcp:
+            mode = "legacy" if era == ERAS[0] else era
+            async with Client(transport, mode=mode, message_handler=hears) as mcp:
                 yield Caller(mcp)
 
     async def post(
@@ -93,11 +100,12 @@ async def web(
     default: tuple[str, str] | None = ("", ""),
     clock: Clock | None = None,
     policy: Policy | None = Open(),  # noqa: B008 - it has no state
+    rules: tuple[Rule, ...] = (),
     **changes: Any,
 ) -> AsyncIterator[Web]:
     async with rig("homelab", progress="manual") as r:
         settings = Settings(listen="127.0.0.1:0", state_dir=r.store.path.parent)
-        settings = replace(settings, **changes)
+        settings = replace(settings, policy=rules, **changes)
         now = [1_000_000.0]
         grants = Grants(r.store, clock=lambda: now[0])
         _, secret = grants.create("laptop", Effect.DESTROY)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from pvemcp.access.elevation import Elevations, Raising
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.rules import (
     Asked,
@@ -20,7 +21,7 @@ from pvemcp.access.rules import (
     strictness,
     touches_identity,
 )
-from pvemcp.call import Call, Effect, Intent, Principal, Target, Verdict
+from pvemcp.call import GRANT, Call, Effect, Intent, Principal, Target, Verdict
 from pvemcp.errors import Denied
 from pvemcp.settings.policy import Rule
 
@@ -53,17 +54,21 @@ def permit(call: Call, verb: str, path: str, effect: Effect) -> Verdict:
 
     Raises Denied, naming the effect, the ceiling, and how a person can raise it.
     """
-    who = call.principal
-    if effect <= who.ceiling:
+    if effect <= call.principal.ceiling:
         return Verdict.ALLOW
+    raise _above(call.principal, call.principal.ceiling, f"{verb} {path}", effect)
+
+
+def _above(who: Principal, ceiling: Effect, step: str, effect: Effect) -> Denied:
     if who.grant:
         subject, remedy = f"the grant {who.name}", f"pvemcp grant create NAME --ceiling {effect}"
     else:
         subject, remedy = who.name, f"pvemcp stdio --ceiling {effect}"
-    raise Denied(
-        f"{verb} {path} has the effect {effect}; {subject} has the ceiling {who.ceiling} and may "
-        f"{_MAY[who.ceiling]}. Nothing was done.",
-        hint=f"Only a person can raise it, on the host of pvemcp: {remedy}",
+    return Denied(
+        f"{step} has the effect {effect}; {subject} has the ceiling {ceiling} and may "
+        f"{_MAY[ceiling]}. Nothing was done.",
+        hint="Only a person can raise it: for a while, asked by the tool elevate; or on the host "
+        f"of pvemcp: {remedy}",
     )
 
 
@@ -79,12 +84,14 @@ class Policy:
         rules: Sequence[Rule] = (),
         *,
         freezes: Freezes | None = None,
+        elevations: Elevations | None = None,
         tainted: Tainted = lambda _call: (),
         now: Callable[[], float] = time.time,
     ) -> None:
         self.rules = tuple(rules)
         self._reads = about_reads(rules)
         self.freezes = freezes
+        self.elevations = elevations
         self._tainted = tainted
         self._now = now
 
@@ -93,8 +100,7 @@ class Policy:
 
         Raises Denied with the reason.
         """
-        if self.freezes is not None:
-            self.freezes.check(call, effect)
+        self._check(call, effect)
         if self._reads and effect is Effect.READ:
             rule = denies_read(self._reads, call, path, self._now())
             if rule is not None:
@@ -102,7 +108,36 @@ class Policy:
                     f"the policy denies {verb} {path} (rule {rule.name!r})",
                     hint="Only an administrator can change it: the setting `policy`.",
                 )
-        return permit(call, verb, path, effect)
+        ceiling = call.principal.ceiling
+        if effect > ceiling and effect > (ceiling := self.ceiling(call.principal)):
+            raise _above(call.principal, ceiling, f"{verb} {path}", effect)
+        return Verdict.ALLOW
+
+    def ceiling(self, who: Principal) -> Effect:
+        """Return the most that a caller may do now, with what a person has given it."""
+        return who.ceiling if self.elevations is None else self.elevations.ceiling(who)
+
+    def raises(self, who: Principal) -> bool:
+        """Whether a caller's ceiling can be raised."""
+        can = self.elevations is not None and self.elevations.most > 0
+        return can and who.ceiling < Effect.DESTROY
+
+    def raising(self, call: Call) -> Raising:
+        """Return what raises the ceiling of a call's client. Raises Denied when nothing can."""
+        if self.elevations is None:
+            raise Denied("elevation is off")
+        return Raising(self.elevations, call, self._check)
+
+    def _check(self, call: Call, effect: Effect) -> None:
+        if self.freezes is not None:
+            self.freezes.check(call, effect)
+
+    def stops(self, who: Principal, effect: Effect) -> str:
+        """Say why what runs already may not go on; "" when it may."""
+        found = self.freezes.stops(who.name, effect) if self.freezes is not None else ""
+        if not found and effect > who.ceiling and effect > self.ceiling(who):
+            return f"the elevation of {who.name} to {effect} is over"
+        return found
 
     def judge(self, call: Call, writes: Sequence[tuple[Intent, Target]]) -> Judgement:
         """Return the strictest judgement over what a call would write.
@@ -128,9 +163,10 @@ class Policy:
         if account := touches_identity(call, intent):
             why = f"it would touch the account {account}"
             return Judgement(Verdict.DENY, "default: accounts are a person's", why)
+        raised = intent.verb == GRANT
         asked = Asked(call.tool, call.principal.name, intent, target, tainted, self._now())
         rule = matching(self.rules, asked)
-        if rule is not None:
+        if rule is not None and not (raised and rule.verdict == "allow"):
             name = f"rule {rule.name!r}"
             why = f"that rule denies {intent.verb} {intent.path}"
             return Judgement(Verdict(rule.verdict), name, why, rule.channel, rule.persons)
@@ -139,6 +175,8 @@ class Policy:
 
 def default(call: Call, intent: Intent, target: Target) -> Judgement:
     """Judge a write that no rule is about."""
+    if intent.verb == GRANT:
+        return Judgement(Verdict.ASK, "default: a higher ceiling asks")
     if own_task(call, intent):
         return Judgement(Verdict.ALLOW, "default: it is the client's own task")
     if target.protected or PROTECTED in target.tags:

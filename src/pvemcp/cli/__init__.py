@@ -15,6 +15,7 @@ from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.client import client
+from pvemcp.cli.elevation import elevation
 from pvemcp.cli.firewall import firewall
 from pvemcp.cli.freeze import freeze, thaw
 from pvemcp.cli.grant import grant
@@ -54,6 +55,7 @@ for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, ses
 for command in (
     approvals,
     policy,
+    elevation,
     freeze,
     thaw,
     audit,

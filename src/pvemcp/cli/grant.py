@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pvemcp.access.elevation import Elevation, Elevations
 from pvemcp.access.grants import Grant
 from pvemcp.call import ApiToken, Effect
 from pvemcp.cli import words
@@ -101,13 +102,15 @@ def list_(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - clic
     """Show all grants, the expired ones too."""
     with _opened(words.settings(context)) as (grants, _):
         found = grants.list()
+    with Store(words.settings(context).state_dir) as store:
+        raised = {one.grant: one for one in Elevations(store).all()}
     if as_json:
-        click.echo(json.dumps([_public(item) for item in found], indent=2))
+        click.echo(json.dumps([_public(item, raised.get(item.id)) for item in found], indent=2))
     elif not found:
         click.echo("There are no grants. Make one: pvemcp grant create NAME --ceiling read")
     else:
         head = ("NAME", "CEILING", "EXPIRES", "LAST USED", "CREATED", "PVE TOKEN")
-        click.echo(words.table(head, [_row(item) for item in found]))
+        click.echo(words.table(head, [_row(item, raised.get(item.id)) for item in found]))
 
 
 @grant.command()
@@ -142,12 +145,12 @@ def _token(token_id: str | None, secret_file: Path | None) -> ApiToken | None:
     return ApiToken(identity, secret)
 
 
-def _row(item: Grant) -> tuple[str, ...]:
+def _row(item: Grant, raised: Elevation | None) -> tuple[str, ...]:
     expired = item.has_expired(time.time())
     expires = f"expired {words.moment(item.expires)}" if expired else words.moment(item.expires)
     return (
         item.name,
-        str(item.ceiling),
+        f"{raised.effect} until {words.moment(raised.until)}" if raised else str(item.ceiling),
         expires,
         words.moment(item.last_used),
         words.moment(item.created),
@@ -155,7 +158,9 @@ def _row(item: Grant) -> tuple[str, ...]:
     )
 
 
-def _public(item: Grant) -> dict[str, object]:
+def _public(item: Grant, raised: Elevation | None) -> dict[str, object]:
     values = asdict(item) | {"ceiling": str(item.ceiling), "token_id": item.token_id}
     del values["token"]
+    if raised:
+        values |= {"raised": {"to": str(raised.effect), "until": raised.until, "by": raised.by}}
     return values

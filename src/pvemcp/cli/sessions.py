@@ -29,7 +29,7 @@ def sessions(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - c
     elif not found:
         click.echo("Nobody is connected.")
     else:
-        head = ("ID", "CLIENT", "ADDRESS", "GRANT", "SINCE", "LAST CALL", "CALLS")
+        head = ("ID", "CLIENT", "ADDRESS", "GRANT", "MAY", "SINCE", "LAST CALL", "CALLS")
         click.echo(words.table(head, [_row(one) for one in found]))
 
 
@@ -57,6 +57,7 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
         words.printable(one["client"]) or "-",
         words.printable(one["address"]),
         one["grant"],
+        one["may"],
         words.moment(one["since"]),
         _ago(one["last_call"]),
         str(one["calls"]),

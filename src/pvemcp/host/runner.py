@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Step, Unplanned, Verdict
+from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Principal, Step, Unplanned, Verdict
 from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, NotPlanned, Unavailable
 from pvemcp.host.ended import Ended, ended_of
 from pvemcp.host.executor import Executor
@@ -55,7 +55,7 @@ class Runner:
     shells: Shells = field(default_factory=Shells)
     outputs: Outputs = field(default_factory=Outputs)
     slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
-    _running: dict[asyncio.Task[Any], tuple[str, Effect]] = field(default_factory=dict)
+    _running: dict[asyncio.Task[Any], tuple[Principal, Effect]] = field(default_factory=dict)
     _cut: dict[asyncio.Task[Any], str] = field(default_factory=dict)
     _allowed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
 
@@ -68,13 +68,13 @@ class Runner:
         await self.shells.close_all()
         await self.executor.close()
 
-    async def cut(self, stops: Callable[[str, Effect], str]) -> None:
+    async def cut(self, stops: Callable[[Principal, Effect], str]) -> None:
         """End commands and shells that may not go on.
 
-        `stops(client, effect)` says why, or nothing. A command ends with its call.
+        `stops(who, effect)` says why, or nothing. A command ends with its call.
         """
-        for task, (client, effect) in list(self._running.items()):
-            if task not in self._cut and (why := stops(client, effect)):
+        for task, (who, effect) in list(self._running.items()):
+            if task not in self._cut and (why := stops(who, effect)):
                 self._cut[task] = why
                 task.cancel()
         await self.shells.cut(stops)
@@ -172,7 +172,7 @@ class Host:
         if task is None:
             raise RuntimeError("a command runs in a task")
         running, cut = self.runner._running, self.runner._cut  # noqa: SLF001
-        running[task] = (self.call.principal.name, effect)
+        running[task] = (self.call.principal, effect)
         try:
             yield
         except asyncio.CancelledError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pvemcp.call import Effect
+from pvemcp.call import Effect, Principal
 from pvemcp.errors import Conflict, Fault, Missing
 from pvemcp.host.ended import PROFILES, Ended, ended_of
 from pvemcp.host.frames import Link
@@ -46,8 +46,7 @@ class Shell:
 
     name: str
     owner: str
-    client: str
-    """Name of the owner's grant."""
+    who: Principal
     effect: Effect
     profile: str
     link: Link
@@ -133,17 +132,17 @@ class Shells:
         link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
         name = f"shell-{self._started}-{secrets.token_hex(4)}"
         transcript = Transcript(host.runner.mask, kept=OUTPUT)
-        shell = Shell(name, owner, host.call.principal.name, effect, profile, link, transcript)
+        shell = Shell(name, owner, host.call.principal, effect, profile, link, transcript)
         shell.reading = asyncio.create_task(shell.follow())
         self._shells[name] = shell
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep())
         return shell
 
-    async def cut(self, stops: Callable[[str, Effect], str]) -> None:
-        """Close the shells that may not go on: `stops(client, effect)` says why, or nothing."""
+    async def cut(self, stops: Callable[[Principal, Effect], str]) -> None:
+        """Close the shells that may not go on: `stops(who, effect)` says why, or nothing."""
         for shell in list(self._shells.values()):
-            if shell.ended is None and (why := stops(shell.client, shell.effect)):
+            if shell.ended is None and (why := stops(shell.who, shell.effect)):
                 await self.close(shell, why)
 
     def find(self, host: Host, name: str) -> Shell:

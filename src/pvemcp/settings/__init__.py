@@ -255,6 +255,11 @@ class Settings:
         "Rules that allow, ask a person, or deny: `[[policy]]` tables (see the how-to). In the "
         "environment: the same as JSON.",
     )
+    elevation_minutes: int = _setting(
+        60,
+        values.integer(0, 1440),
+        "Most minutes for which a person can raise a client's ceiling (`elevate`); 0 turns it off.",
+    )
     safety_snapshots: int = _setting(
         3,
         values.integer(0, 100),

@@ -11,6 +11,7 @@ from pvemcp.tools import (
     api,
     changes,
     describe,
+    elevate,
     explain,
     guest_exec,
     guest_files,
@@ -57,18 +58,27 @@ TOOLS: tuple[Tool, ...] = (
     api.api_read,
     api.api_change,
     api.api_destroy,
+    elevate.elevate,
 )
+
+_ASKING = (api.api_destroy, elevate.elevate)
 
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
 
 @cache
-def listing(ceiling: Effect) -> list[dict[str, Any]]:
+def listing(ceiling: Effect, *, elevates: bool = True) -> list[dict[str, Any]]:
     """Return tools/list entries for a caller with this ceiling; the others are not listed.
 
-    The hints say what the tool can do for this caller.
+    The hints say what the tool can do for this caller. `elevates`: its ceiling can be raised.
     """
-    return [_entry(tool, min(tool.reach, ceiling)) for tool in TOOLS if tool.effect <= ceiling]
+    listed = [tool for tool in TOOLS if tool.effect <= ceiling]
+    if not elevates:
+        listed.remove(elevate.elevate)
+    return [
+        _entry(tool, tool.reach if tool is elevate.elevate else min(tool.reach, ceiling))
+        for tool in listed
+    ]
 
 
 def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
@@ -83,6 +93,6 @@ def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
         "annotations": hints,
     }
     meta = {"anthropic/alwaysLoad": True} if tool.always else {}
-    if tool is api.api_destroy:  # Claude Code then asks its user each time, whatever is allowed
+    if tool in _ASKING:  # Claude Code then asks its user each time, whatever is allowed
         meta["anthropic/requiresUserInteraction"] = True
     return {**entry, "_meta": meta} if meta else entry

@@ -16,6 +16,7 @@ from pydantic import (
     create_model,
 )
 
+from pvemcp.access.elevation import Raising
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.host.runner import Host
@@ -23,9 +24,9 @@ from pvemcp.journal.changes import Changes
 from pvemcp.pve.client import Pve
 from pvemcp.pve.nearest import nearest_hint
 
-GIVEN = (Pve, Host, Changes)
+GIVEN = (Pve, Host, Changes, Raising)
 """Types of the parameters that the server gives a tool: PVE and the host, for the call's caller,
-and the journal of changes."""
+the journal of changes, and what raises the caller's ceiling."""
 
 Format = Literal["text", "json"]
 """How a result is written: a compact text for a model, or JSON for a script."""

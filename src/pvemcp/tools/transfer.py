@@ -68,7 +68,7 @@ async def from_vm(vm: Vm, path: str, offset: int, limit: int) -> Part:
         if found is not None:
             return found
         why = "is larger than PVE reads"
-    if vm.pve.call.principal.ceiling < Effect.DESTROY:
+    if max(vm.pve.call.principal.ceiling, vm.pve.call.ceiling) < Effect.DESTROY:
         raise Denied(
             f"{path} {why}, and a command in the guest needs the effect destroy",
             hint="Use a grant with that ceiling, or copy the file inside the guest.",

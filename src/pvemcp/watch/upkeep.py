@@ -13,12 +13,14 @@ from typing import Any
 from mcp.server.lowlevel import Server
 from starlette.types import ASGIApp
 
+from pvemcp.access.elevation import Elevations
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.limits import Gate
 from pvemcp.access.presence import Presence
 from pvemcp.access.sessions import Sessions
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken
+from pvemcp.call import ApiToken, Principal
 from pvemcp.errors import Fault
 from pvemcp.host.executor import Executor
 from pvemcp.metrics import Metrics
@@ -146,7 +148,14 @@ class Upkeep:
 
     def connected(self) -> list[dict[str, object]]:
         """Return who is connected, as an administrator sees it."""
-        return [session.as_dict() for session in self.sessions.list()]
+        raised = {one.grant: f"{one.effect} (raised)" for one in Elevations(self._store).all()}
+        freezes = Freezes(self._store)
+
+        def may(who: Principal) -> str:
+            frozen = freezes.of(who.name)
+            return f"frozen: {frozen.mode}" if frozen else raised.get(who.grant, str(who.ceiling))
+
+        return [{**one.as_dict(), "may": may(one.principal)} for one in self.sessions.list()]
 
     async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
         return self.connected()

@@ -11,6 +11,7 @@ from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import guest, volumes
+from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.plain import plain, target_of
 from pvemcp.pve.client import Pve
@@ -21,6 +22,7 @@ _GUEST = r"/nodes/\{node\}/(?:qemu|lxc)/\{vmid\}"
 _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
     (re.compile(pattern), maker)
     for pattern, maker in (
+        (r"GRANT ", elevation),
         (rf"DELETE {_GUEST}", guest.destroy),
         (rf"POST {_GUEST}/status/\w+", guest.power),
         (rf"(?:PUT|POST) {_GUEST}/config", guest.reconfigure),
