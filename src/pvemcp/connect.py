@@ -41,6 +41,10 @@ TEXTS = (
     "PVEMCP_SSH_HOST",
     "PVEMCP_SSH_USER",
     "PVEMCP_SSH_PORT",
+    "PVEMCP_POLICY",
+    "PVEMCP_APPROVAL_TIME",
+    "PVEMCP_APPROVALS_WAITING",
+    "PVEMCP_SAFETY_SNAPSHOTS",
 )
 """With FILES, all that `pvemcp stdio` reads from the environment, but the secret."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -110,7 +110,15 @@ def test_claude_desktop_gets_the_settings_of_the_shell_but_never_the_secret(
 
 
 def test_all_that_stdio_reads_from_the_environment_is_passed_on() -> None:
-    of_http = {"listen", "allowed_hosts", "body_limit", "mirror_dir", "peer_port"}
+    of_http = {
+        "listen",
+        "allowed_hosts",
+        "body_limit",
+        "mirror_dir",
+        "peer_port",
+        "page",
+        "page_url",
+    }
     kinds = tuple(
         "tls_ audit_ backup_ session call concurrent_ request result_ alert_ metrics_".split()
     )
