@@ -93,6 +93,10 @@ class Audit:
         self._chain: Chain | None = None
         self._process = identity(os.getpid())
 
+    def observe(self, told: Callable[[Call], None]) -> None:
+        """Tell of every call that is closed from now on."""
+        self._observers = [*self._observers, told]
+
     def redact(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call as they may be written down."""
         return redact(arguments, self.known)

@@ -106,10 +106,15 @@ class Intent:
     node: str = ""
 
     @property
+    def said(self) -> str:
+        """The whole write as one canonical text, secrets and all."""
+        said = [self.verb, self.path, self.effect.value, self.node, self.params]
+        return json.dumps(said, sort_keys=True, default=str)
+
+    @property
     def digest(self) -> str:
         """What identifies the write, as hexadecimal SHA-256."""
-        said = [self.verb, self.path, self.effect.value, self.node, self.params]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(self.said.encode()).hexdigest()
 
     @property
     def scope(self) -> tuple[str, str]:
@@ -242,6 +247,8 @@ class Call:
     """The client's own id of the tool's use, as far as it sends one."""
     trace: str = ""
     """The trace id of the client's request (W3C), if it sent one."""
+    tainted: list[str] = field(default_factory=list)
+    """Whose text the answer shows, as `qemu/105 notes`: text that others wrote."""
     result_size: int = 0
     """Characters of the answer."""
     changes: list[Any] = field(default_factory=list, repr=False)

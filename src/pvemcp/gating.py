@@ -9,6 +9,7 @@ from pvemcp.access.approvals import Approvals
 from pvemcp.access.elevation import Elevations
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.policy import Policy
+from pvemcp.access.taints import Taints
 from pvemcp.approving import Gate
 from pvemcp.audit import Audit
 from pvemcp.connect import page_url
@@ -22,6 +23,8 @@ from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 
+UNTRUSTED = 1800.0
+"""Seconds for which it counts that a client has read text of others."""
 LOOK = 0.5
 """Seconds between two looks at the freezes, for what runs already."""
 
@@ -40,10 +43,13 @@ def gated(
     Returns what calls pass that may write, and the journal, which the caller closes. `policy`
     judges instead of the settings'.
     """
+    taints = Taints(UNTRUSTED)
+    audit.observe(taints.observe)
     judge = policy or Policy(
         settings.policy,
         freezes=Freezes(store, event=audit.event),
         elevations=Elevations(store, most=settings.elevation_minutes, event=audit.event),
+        tainted=taints.of,
     )
     pve.permit = host.permit = judge.permit
     commits = Commits(

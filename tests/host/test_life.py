@@ -52,7 +52,7 @@ def purge(place: Place) -> None:
 
 @pytest.mark.timeout(400, func_only=True)
 async def test_a_whole_life_twice(suite: Suite, other: Machine, tmp_path: Path) -> None:
-    newer = changed("8", tmp_path, {f"{CODE}/store.py": MIGRATION})
+    newer = changed("8", tmp_path, {f"{CODE}/migrations.py": MIGRATION})
     other.boot()
     first = place_in(other)
     with Machine.create(suite, tmp_path / "second") as machine:

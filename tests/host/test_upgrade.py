@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(300, func_only=True)
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a newer package, and with one that does not start."""
     folder = tmp_path_factory.mktemp("packages")
-    newer = {f"{CODE}/store.py": MIGRATION, "/etc/pvemcp/exec.toml": RULES}
+    newer = {f"{CODE}/migrations.py": MIGRATION, "/etc/pvemcp/exec.toml": RULES}
     changed("8", folder, newer)
     changed("9", folder, {**newer, f"{CODE}/app.py": BROKEN})
     return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,6 +51,11 @@ def journaled(store: Store) -> Changes:
 
 class ToolFault(AssertionError):
     """A tool answered with isError; the text is what the model would read."""
+
+
+def unmarked(text: str) -> str:
+    """Take away the marks around text that others wrote."""
+    return re.sub(r"(?m)^<<<[0-9a-f]{8} .*\n|\n>>>[0-9a-f]{8}$", "", text)
 
 
 @dataclass(frozen=True)

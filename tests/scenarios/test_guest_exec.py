@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.approvals import Person
+from pvemcp.access.policy import Policy
 from pvemcp.call import Effect
 from pvemcp.tools import agent, posix
 from pvemcp.tools.posix import ascii_only, kill
 from tests.scenarios.inner import Inner
-from tests.scenarios.rig import ERAS, Caller, Rig, ToolFault, rig
+from tests.scenarios.rig import ERAS, Caller, Rig, ToolFault, rig, unmarked
+from tests.scenarios.test_approvals import id_in, refused
 from tests.scenarios.test_guests import a_guest
 from tests.scenarios.test_host import unboxed, until
 
@@ -36,7 +39,7 @@ class Place:
     inner: Inner
 
     async def call(self, tool: str, **arguments: object) -> str:
-        return await self.client.call(tool, guest=self.vmid, **arguments)
+        return unmarked(await self.client.call(tool, guest=self.vmid, **arguments))
 
 
 @asynccontextmanager
@@ -309,7 +312,7 @@ async def test_a_token_of_pve_8_enters_containers_with_its_one_privilege() -> No
         token = p.rig.world.token("eight@pve", roles={"/vms": "Agent8"})
         async with p.rig.client(token=token) as client:
             text = await client.call("guest_exec", guest=p.vmid, command="echo in")
-            assert text.endswith("\nin")
+            assert unmarked(text).endswith("\nin")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -443,3 +446,14 @@ async def test_output_beyond_what_pve_can_answer_is_said_to_be_lost() -> None:
     async with place("qemu") as p:
         with pytest.raises(ToolFault, match="wrote more than an answer"):
             await p.call("guest_exec", command="head -c 12000000 /dev/zero")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_approved_command_runs_once_when_the_call_is_repeated(kind: str) -> None:
+    async with place(kind) as p, p.rig.client(policy=Policy()) as client:
+        call = {"guest": p.vmid, "command": "echo approved"}
+        id_ = id_in(await refused(client, "guest_exec", **call))
+        assert "echo approved" in p.rig.approvals.get(id_).text
+        p.rig.approvals.approve(id_, Person("root", "host"))
+        assert "approved" in await client.call("guest_exec", **call, approval=id_)
+        assert "was used already" in await refused(client, "guest_exec", **call, approval=id_)

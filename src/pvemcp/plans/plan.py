@@ -8,7 +8,7 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pvemcp.access.approvals import Question
@@ -21,6 +21,9 @@ from pvemcp.pve.client import Pve
 
 MOST = 50
 """Writes of one call that are looked up; more are refused."""
+
+ARGUMENT = 4000
+"""Characters of one argument that a plan shows."""
 
 Lookup = Callable[[Pve, Intent], Awaitable[Preview]]
 
@@ -38,6 +41,8 @@ class Plan:
     seconds: float
     first: tuple[Intent, ...] = ()
     """What is written before the tool runs: safety snapshots."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The tool's own, redacted: a command in a guest is seen nowhere else."""
 
     @property
     def writes(self) -> list[tuple[Intent, Target]]:
@@ -54,7 +59,8 @@ class Plan:
         count = len(self.previews)
         what = f"{count} write{'s' * (count != 1)}"
         head = f"Plan of {self.tool}: {what}, looked up in {self.seconds:.1f} s"
-        lines = [head, *(line for one in self.previews for line in one.lines())]
+        lines = [head, *_arguments(self.arguments)]
+        lines += [line for one in self.previews for line in one.lines()]
         if self.open_ended:
             lines.append("What follows hangs on PVE's answers; it stays with the same targets.")
         if self.trouble:
@@ -83,7 +89,8 @@ async def look_up(
         call.planning = None
     grant = call.principal.grant or call.principal.name
     said = [grant, call.tool, arguments, [one.bound for one in previews]]
-    text = json.dumps(said, sort_keys=True, default=str).encode()
+    # The id of the call stands in commands of guests, and is another when the call is repeated.
+    text = json.dumps(said, sort_keys=True, default=str).replace(call.id, "").encode()
     return Plan(
         tool=call.tool,
         previews=tuple(previews),
@@ -91,7 +98,19 @@ async def look_up(
         open_ended=rehearsal.open_ended,
         trouble=str(rehearsal.fault or ""),
         seconds=time.perf_counter() - started,
+        arguments={name: call.arguments[name] for name in arguments if name in call.arguments},
     )
+
+
+def _arguments(arguments: Mapping[str, Any]) -> list[str]:
+    """Write arguments whole, up to a bound; further lines of one stand further in."""
+    lines = []
+    for name, value in arguments.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        if len(text) > ARGUMENT:
+            text = f"{text[:ARGUMENT]}… ({len(text):,} characters)"
+        lines.append(f"  {name}: " + "\n      ".join(text.splitlines() or [""]))
+    return lines
 
 
 async def _timed(lookup: Lookup, pve: Pve, intent: Intent) -> Preview:

@@ -55,7 +55,7 @@ class Preview:
     def bound(self) -> str:
         """The intent and the state it was planned for, in one canonical text."""
         return json.dumps(
-            [self.intent.digest, self.target.id, self.state], sort_keys=True, default=str
+            [self.intent.said, self.target.id, self.state], sort_keys=True, default=str
         )
 
     def lines(self) -> list[str]:

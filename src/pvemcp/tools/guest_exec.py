@@ -43,7 +43,7 @@ async def guest_exec(
         speaks = await vm.speaks()
         argv = speaks.command(command, cwd=cwd, env=env or {}, call=pve.call.id)
         ended = await vm.run(argv, stdin=data, timeout=timeout, speaks=speaks)
-    return answer(host, ended, head=str(found))
+    return answer(host, ended, head=str(found), wrote=f"{found.type}/{found.vmid} command")
 
 
 async def running(pve: Pve, guest: int | str) -> Guest:

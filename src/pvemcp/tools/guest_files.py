@@ -29,6 +29,7 @@ from pvemcp.tools.transfer import (
     into_container,
     into_vm,
 )
+from pvemcp.tools.untrusted import quoted
 
 Encoding = Literal["text", "base64"]
 PAGE, MOST = 24_000, 72_000
@@ -65,7 +66,10 @@ async def guest_file_read(
         text = base64.b64encode(part.data).decode()
     else:
         taken, note, text = _text(part, path)
-    return f"{path} in {found}: {_place(part, offset, offset + taken)}{note}\n{text}"
+    head = f"{path} in {found}: {_place(part, offset, offset + taken)}{note}"
+    if encoding == "base64":
+        return f"{head}\n{text}"
+    return f"{head}\n{quoted(pve.call, f'{found.type}/{found.vmid} file', text)}"
 
 
 def _place(part: Part, offset: int, after: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
@@ -24,12 +25,15 @@ from pvemcp.tools.render import (
     within_budget,
 )
 from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.untrusted import flat, note, quoted
 
 GuestName = Annotated[
     int | str, WithJsonSchema({"type": "string"}), Field(description="vmid or name")
 ]
 """A guest as a caller names it; a bare number is taken too."""
 Part = Literal["config", "snapshots", "addresses"]
+NOTES = 4000
+"""Characters of a guest's notes that are shown."""
 MOST_PLACES = 8
 """Lists of nodes that are read to complete rows of new guests."""
 _VMID = re.compile(r"[1-9][0-9]{0,9}")
@@ -140,9 +144,25 @@ async def guest_get(
         raise got["status"]
     view = {name: _part(value) for name, value in got.items()}
     if format == "json":
+        _note(pve, found, view)
         whole = {"node": found.node, "type": found.type, "vmid": found.vmid, **view}
         return json_within_budget(whole, rest="ask for fewer parts")
-    return within_budget(_text(found, view), rest="ask for fewer parts")
+    _note(pve, found, view)
+    return within_budget(_text(pve, found, view), rest="ask for fewer parts")
+
+
+def _note(pve: Pve, guest: Guest, view: Mapping[str, Any]) -> None:
+    """Note that the answer holds the guest's notes, if it has any."""
+    config, snapshots = view.get("config"), view.get("snapshots")
+    noted = isinstance(config, dict) and config.get("description")
+    noted = noted or any(row.get("description") for row in _rows(snapshots))
+    if noted:
+        note(pve.call, f"{guest.type}/{guest.vmid} notes")
+
+
+def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
+    """Return the snapshots that were made; PVE's own row `current` has a text of PVE's."""
+    return [r for r in value if r.get("name") != "current"] if isinstance(value, list) else []
 
 
 def _part(value: Any) -> Any:
@@ -175,11 +195,11 @@ def _agent_interface(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": row.get("name"), "mac": row.get("hardware-address"), "addresses": listed}
 
 
-def _text(guest: Guest, view: Mapping[str, Any]) -> str:
+def _text(pve: Pve, guest: Guest, view: Mapping[str, Any]) -> str:
     lines = [_status(guest, view["status"])]
     writers: dict[str, Callable[[Any], str]] = {
         "addresses": _addresses,
-        "config": _config,
+        "config": partial(_config, pve, guest),
         "pending": _pending,
         "snapshots": _snapshots,
     }
@@ -217,9 +237,14 @@ def _addresses(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"{r['name']}: {' '.join(r['addresses'])} ({r['mac']})" for r in kept)
 
 
-def _config(config: Mapping[str, Any]) -> str:
-    values = {key: config[key] for key in sorted(config) if key != "digest"}
-    return f"config (digest {config.get('digest')}):\n{record(values, indent='  ')}"
+def _config(pve: Pve, guest: Guest, config: Mapping[str, Any]) -> str:
+    values = {key: config[key] for key in sorted(config) if key not in ("digest", "description")}
+    text = f"config (digest {config.get('digest')}):\n{record(values, indent='  ')}"
+    if notes := config.get("description"):
+        shown = str(notes)[:NOTES]
+        cut = f"\n[{len(str(notes)) - NOTES} more characters]" if len(str(notes)) > NOTES else ""
+        text += f"\n{quoted(pve.call, f'{guest.type}/{guest.vmid} notes', shown + cut)}"
+    return text
 
 
 def _pending(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -243,6 +268,7 @@ def _snapshots(rows: Sequence[Mapping[str, Any]]) -> str:
             **row,
             "snaptime": moment(row.get("snaptime", 0)),
             "ram": "yes" if row.get("vmstate") else "no",
+            "description": flat(row.get("description", "")),
         }
         for row in real
     ]

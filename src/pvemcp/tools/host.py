@@ -16,6 +16,7 @@ from pvemcp.pve.nearest import nearest_hint
 from pvemcp.tools.output import SHOWN, json_of, write_ended
 from pvemcp.tools.render import within_budget
 from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.untrusted import quoted
 
 Word = Annotated[
     Literal["read", "change", "destroy"],
@@ -86,13 +87,19 @@ def refuse_root(effect: Effect) -> None:
         )
 
 
-def answer(host: Host, ended: Ended, *, head: str, format: Format = "text") -> str:
-    """Write how a command ended; keep the output if it is too long for one answer."""
+def answer(host: Host, ended: Ended, *, head: str, format: Format = "text", wrote: str = "") -> str:
+    """Write how a command ended; keep the output if it is too long for one answer.
+
+    `wrote` says whose text the output is, when it is a guest's.
+    """
     rest = ""
     if ended.transcript.end > SHOWN:
         name = host.runner.outputs.keep(host.who()["owner"], ended.transcript)
         rest = f'job_read(job="{name}", cursor="{SHOWN // 2}") goes on'
     write = json_of if format == "json" else partial(write_ended, head=head)
+    if wrote and format == "text":
+        first, _, output = write_ended(ended, head=head, rest=rest).partition("\n")
+        return f"{first}\n{quoted(host.call, wrote, output)}"
     return write(ended, rest=rest)
 
 
