@@ -127,7 +127,8 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
 
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
         who, policy = service.principal(ctx), service.gate.policy
-        tools = listing(policy.ceiling(who), elevates=policy.raises(who))
+        held = await service.pve.bind(Call(who, "tools/list", {})).held()
+        tools = listing(policy.ceiling(who), elevates=policy.raises(who), held=held)
         return {"resultType": COMPLETE, "tools": tools}
 
     async def on_call(ctx: Context, params: CallToolRequestParams) -> Any:
@@ -139,7 +140,7 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
         version=__version__,
         title="Proxmox VE",
         instructions=INSTRUCTIONS,
-        cache_hints={"tools/list": CacheHint(300_000), "server/discover": CacheHint(300_000)},
+        cache_hints={"tools/list": CacheHint(60_000), "server/discover": CacheHint(300_000)},
         get_tool_input_schema=lambda name: BY_NAME[name].schema if name in BY_NAME else None,
         on_list_tools=list_tools,
         on_call_tool=on_call,

@@ -14,6 +14,7 @@ import pytest
 
 from pvemcp.access.grants import Grants
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing, Unauthenticated
+from pvemcp.pve.roles import PRIVILEGES
 from pvemcp.setup import plan
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, AccountStep
@@ -23,7 +24,7 @@ from pvemcp.setup.door import Target
 from pvemcp.setup.drift import drift
 from pvemcp.setup.login import Admin, Login
 from pvemcp.setup.plan import Records
-from pvemcp.setup.roles import PRIVILEGES, RolesStep, privileges
+from pvemcp.setup.roles import RolesStep, privileges
 from pvemcp.setup.step import Step
 from pvemcp.sim.http import serve
 from pvemcp.sim.roles import PRIVILEGES as KNOWN

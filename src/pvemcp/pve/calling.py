@@ -153,6 +153,14 @@ class Pve:
         )
         return found
 
+    async def held(self) -> frozenset[str] | None:
+        """Return the privileges that the token has anywhere; None when PVE does not say."""
+        try:
+            found = await self.permissions()
+        except Fault:
+            return None
+        return frozenset(name for names in found.values() for name in names)
+
     async def blind(self, path: str, privilege: str) -> str:
         """Say in one sentence why a list may be incomplete, or "" when the token sees all.
 
@@ -219,6 +227,8 @@ class Pve:
 
     async def _refused(self, reply: Reply, asked: Asked) -> Fault:
         fault, clue = fault_of(reply, asked)
+        if reply.status == 403:
+            self._client.permissions.forget()
         if reply.status == 501:
             self._client.reread()
         return fault if clue is None else await better(self, fault, clue)

@@ -22,6 +22,7 @@ from pvemcp.errors import (
 )
 from pvemcp.pve.fault_cases import Clue, clue_of, hint_of, meaning
 from pvemcp.pve.outages import uncertain
+from pvemcp.pve.roles import role_with
 from pvemcp.pve.schema import Method
 from pvemcp.pve.transport import Reply
 
@@ -208,11 +209,12 @@ def _privilege_missing(path: str, privileges: list[str], asked: Asked) -> Fault:
             f"token {asked.token} lacks {names}, or a name in {asked.path} is not valid",
             hint="PVE checks rights before names. Check the names in the path first.",
         )
+    ours = role_with(privileges)
     return Denied(
         f"token {asked.token} lacks {names} on {path}",
         hint=f"An administrator can grant it: `pveum acl modify {path} --tokens '{asked.token}' "
-        f"--roles ROLE` with a role that holds {names} (`pveum role list`). A token with privilege "
-        "separation also needs its user to have it.",
+        f"--roles {ours or 'ROLE'}`, or with another role that holds {names} "
+        "(`pveum role list`). A token with privilege separation also needs its user to have it.",
     )
 
 

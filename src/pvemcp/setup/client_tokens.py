@@ -13,9 +13,10 @@ from typing import Any
 
 from pvemcp.call import ApiToken
 from pvemcp.errors import Conflict, Fault, Missing
+from pvemcp.pve.roles import PRIVILEGES
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, USER_PATH, Entry, entries, exists, write
-from pvemcp.setup.roles import ACCESS, NO_ACCESS, PRIVILEGES
+from pvemcp.setup.roles import ACCESS, NO_ACCESS
 
 
 class ClientTokens:

@@ -13,47 +13,13 @@ from dataclasses import dataclass
 
 from pvemcp.call import Effect
 from pvemcp.errors import Fault, Missing
+from pvemcp.pve.roles import PRIVILEGES
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.step import Record
 
 NO_ACCESS = "NoAccess"
 ACCESS = "/access"
 """Where every account and token of ours has NoAccess: rights there lead to all others."""
-
-_OBSERVER = frozenset(
-    """
-    Sys.Audit Sys.Syslog Datastore.Audit VM.Audit VM.GuestAgent.Audit SDN.Audit Pool.Audit
-    Mapping.Audit
-    """.split()
-)
-_OPERATOR = _OBSERVER | frozenset(
-    """
-    VM.PowerMgmt VM.Snapshot VM.Snapshot.Rollback VM.Backup VM.Migrate VM.Replicate
-    VM.GuestAgent.FileSystemMgmt VM.Config.CDROM Datastore.AllocateSpace
-    """.split()
-)
-_PROVISIONER = _OPERATOR | frozenset(
-    """
-    VM.Allocate VM.Clone VM.Config.Disk VM.Config.CPU VM.Config.Memory VM.Config.Network
-    VM.Config.HWType VM.Config.Options VM.Config.Cloudinit Datastore.AllocateTemplate SDN.Use
-    Mapping.Use Pool.Allocate
-    """.split()
-)
-_ADMIN = _PROVISIONER | frozenset("Sys.Modify Sys.PowerMgmt Sys.AccessNetwork SDN.Allocate".split())
-
-PRIVILEGES: Mapping[str, frozenset[str]] = {
-    "MCPObserver": _OBSERVER,
-    "MCPOperator": _OPERATOR,
-    "MCPProvisioner": _PROVISIONER,
-    "MCPAdmin": _ADMIN,
-    "MCPHA": frozenset({"Sys.Console"}),
-    "MCPGuests": frozenset(
-        """
-        VM.GuestAgent.Unrestricted VM.GuestAgent.FileRead VM.GuestAgent.FileWrite VM.Monitor
-        """.split()
-    ),
-}
-"""Each is cut down to what the PVE at hand knows: PVE 8 has VM.Monitor for all of the agent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pvemcp.tools.tool import tool
 _PAUSED = frozenset({"paused", "suspended", "prelaunch", "io-error", "inmigrate"})
 
 
-@tool(effect=Effect.DESTROY)
+@tool(effect=Effect.DESTROY, privileges=EVERYTHING)
 async def guest_exec(
     pve: Pve,
     host: Host,

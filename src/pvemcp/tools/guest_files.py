@@ -42,7 +42,7 @@ _LOST = re.compile("[\udc80-\udcff]")
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
-@tool()
+@tool(privileges=READING)
 async def guest_file_read(
     pve: Pve,
     host: Host,
@@ -118,7 +118,7 @@ def _check(path: str) -> None:
         raise Invalid("path holds a NUL or is too long", hint="Correct it.")
 
 
-@tool(effect=Effect.DESTROY)
+@tool(effect=Effect.DESTROY, privileges=WRITING)
 async def guest_file_write(
     pve: Pve,
     host: Host,

@@ -15,7 +15,7 @@ from pvemcp.host.runner import Host
 from pvemcp.pve.nearest import nearest_hint
 from pvemcp.tools.output import SHOWN, json_of, write_ended
 from pvemcp.tools.render import within_budget
-from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.tool import ON_NODES, Format, tool
 from pvemcp.tools.untrusted import quoted
 
 Word = Annotated[
@@ -27,7 +27,7 @@ Node = Annotated[str, Field(description="another node of the cluster")]
 Seconds = Annotated[int, Field(ge=1, le=300, description="seconds")]
 
 
-@tool(reach=Effect.DESTROY, always=True)
+@tool(reach=Effect.DESTROY, always=True, privileges=ON_NODES)
 async def host_run(
     host: Host,
     command: str,
@@ -103,7 +103,7 @@ def answer(host: Host, ended: Ended, *, head: str, format: Format = "text", wrot
     return write(ended, rest=rest)
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def host_diagnose(
     host: Host,
     operation: Annotated[str, Field(description="none: list them")] = "",

@@ -18,7 +18,7 @@ from pvemcp.host.runner import Host
 from pvemcp.tools.host import Env, Node, Word, refuse_root
 from pvemcp.tools.output import SHOWN, how, sections, text
 from pvemcp.tools.render import duration, moment, table
-from pvemcp.tools.tool import tool
+from pvemcp.tools.tool import ON_NODES, tool
 
 MOST_EACH = 10
 """Running jobs of one grant."""
@@ -28,7 +28,7 @@ LONGEST_LOOK = 10
 JobName = Annotated[str, Field(description="from job_start")]
 
 
-@tool(reach=Effect.DESTROY)
+@tool(reach=Effect.DESTROY, privileges=ON_NODES)
 async def job_start(
     host: Host,
     command: str,
@@ -95,7 +95,7 @@ async def own_jobs(host: Host) -> list[dict[str, Any]]:
     return [row for row in json.loads(data) if row["owner"] == owner]
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def job_list(host: Host, node: Node = "") -> str:
     """List your jobs of the last week."""
     host = await host.at(node)
@@ -125,7 +125,7 @@ def _state(row: dict[str, Any]) -> str:
     return f"{ended}, {end['why']}" if end.get("why") else ended
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def job_read(
     host: Host,
     job: Annotated[str, Field(description="from job_start, or an output that was cut")],
@@ -191,7 +191,7 @@ def _kept(host: Host, name: str, cursor: str) -> str:
     return "\n".join([*lost, *lines, tail])
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def job_stop(host: Host, job: JobName) -> str:
     """Stop a job, and everything that it started."""
     host, name = await _found(host, job)

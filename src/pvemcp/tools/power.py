@@ -29,7 +29,7 @@ _DONE: Mapping[Action, str] = {
 }
 
 
-@tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
+@tool(effect=Effect.CHANGE, reach=Effect.DESTROY, privileges=("VM.PowerMgmt",))
 async def guest_power(
     pve: Pve,
     guests: GuestName | list[GuestName],

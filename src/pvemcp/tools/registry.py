@@ -67,12 +67,20 @@ BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
 
 @cache
-def listing(ceiling: Effect, *, elevates: bool = True) -> list[dict[str, Any]]:
+def listing(
+    ceiling: Effect, *, elevates: bool = True, held: frozenset[str] | None = None
+) -> list[dict[str, Any]]:
     """Return tools/list entries for a caller with this ceiling; the others are not listed.
 
     The hints say what the tool can do for this caller. `elevates`: its ceiling can be raised.
+    `held`: the privileges that its PVE token has anywhere; None: nobody knows, so all count.
     """
-    listed = [tool for tool in TOOLS if tool.effect <= ceiling]
+    listed = [
+        tool
+        for tool in TOOLS
+        if tool.effect <= ceiling
+        and (held is None or not tool.privileges or not held.isdisjoint(tool.privileges))
+    ]
     if not elevates:
         listed.remove(elevate.elevate)
     return [

@@ -13,7 +13,7 @@ from pvemcp.host.runner import Host
 from pvemcp.host.shells import IDLE, Shell
 from pvemcp.tools.host import Env, Node, Word, refuse_root
 from pvemcp.tools.output import SHOWN, how, text
-from pvemcp.tools.tool import tool
+from pvemcp.tools.tool import ON_NODES, tool
 
 Key = Literal["ctrl-c", "ctrl-d", "ctrl-z", "ctrl-l", "tab", "escape", "up", "down"]
 _KEYS: dict[Key, bytes] = {
@@ -35,7 +35,7 @@ _CONTROL = re.compile(
 _OVERWRITTEN = re.compile(rb"[^\n\r]*\r(?=[^\n\r])")
 
 
-@tool(reach=Effect.DESTROY)
+@tool(reach=Effect.DESTROY, privileges=ON_NODES)
 async def shell_open(
     host: Host,
     effect: Word = "read",
@@ -58,7 +58,7 @@ async def shell_open(
     return f"{head}\n{_page(shell, 0)}"
 
 
-@tool(reach=Effect.DESTROY)
+@tool(reach=Effect.DESTROY, privileges=ON_NODES)
 async def shell_send(
     host: Host,
     shell: str,
@@ -86,7 +86,7 @@ async def shell_send(
     return _page(found, min(found.read_to, start))
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def shell_read(
     host: Host,
     shell: str,
@@ -100,7 +100,7 @@ async def shell_read(
     return _page(found, start)
 
 
-@tool()
+@tool(privileges=ON_NODES)
 async def shell_close(host: Host, shell: str) -> str:
     """Close a shell, and end everything in it."""
     found = host.runner.shells.find(host, shell)

@@ -44,6 +44,8 @@ def conditions(where: list[str] | str | None) -> list[str]:
     return [where] if isinstance(where, str) else where or []
 
 
+ON_NODES = ("Sys.Audit", "Sys.Modify")
+"""What commands on a node need there: the first to read, the second to change."""
 COMMON: Mapping[str, Any] = {
     "dry_run": (Annotated[bool, Field(description="only show the plan")], False),
     "approval": (Annotated[str, Field(description="id of the approved plan")], ""),
@@ -73,6 +75,8 @@ class Tool:
     """The least effect with which the tool is of use; below it, it is not listed."""
     reach: Effect
     """The strongest effect that it can have; the destructive hint comes from it."""
+    privileges: tuple[str, ...]
+    """Privileges of which the caller's PVE token must hold one, anywhere; empty: none."""
     always: bool
     """Clients that defer tools load this one at once."""
     arguments: type[BaseModel]
@@ -113,7 +117,11 @@ def _explain(name: str, kind: str, message: str, known: list[str]) -> str:
 
 
 def tool(
-    *, effect: Effect = Effect.READ, reach: Effect | None = None, always: bool = False
+    *,
+    effect: Effect = Effect.READ,
+    reach: Effect | None = None,
+    privileges: tuple[str, ...] = (),
+    always: bool = False,
 ) -> Callable[[Callable[..., Awaitable[str | Started]]], Tool]:
     """Declare a tool from a typed coroutine function.
 
@@ -141,6 +149,7 @@ def tool(
             needs=needs,
             effect=effect,
             reach=reach or effect,
+            privileges=privileges,
             always=always,
             arguments=model,
             schema=_schema(model),

@@ -19,13 +19,14 @@ from typing import Any
 
 from pvemcp.call import ApiToken
 from pvemcp.errors import Fault, Missing
+from pvemcp.pve.roles import PRIVILEGES
 from pvemcp.setup.access import PveAccess
 from pvemcp.setup.account import USER, AccountStep, Entry, entries
 from pvemcp.setup.backup import database
 from pvemcp.setup.backup.archive import damaged
 from pvemcp.setup.client_tokens import ClientTokens, next_id
 from pvemcp.setup.door import Door, Target
-from pvemcp.setup.roles import ACCESS, NO_ACCESS, PRIVILEGES, RolesStep
+from pvemcp.setup.roles import ACCESS, NO_ACCESS, RolesStep
 from pvemcp.tls import own_certificate
 
 CERTIFICATES = (Path("/etc/pve/local/pveproxy-ssl.pem"), Path("/etc/pve/local/pve-ssl.pem"))
