@@ -183,13 +183,19 @@ class Audit:
             chain.call(kind, number, values)
 
     def rows(
-        self, since: float | None = None, client: str | None = None, limit: int = 100
+        self,
+        since: float | None = None,
+        client: str | None = None,
+        limit: int = 100,
+        *,
+        grant: str | None = None,
     ) -> list[Entry]:
         """Return the newest `limit` calls, oldest first. `since` is in seconds since the epoch."""
         found = self._store.rows(
             f"SELECT {COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
+            "AND (? IS NULL OR grant_id = ?) "
             "ORDER BY number DESC LIMIT ?",
-            (since or 0.0, client, client, limit),
+            (since or 0.0, client, client, grant, grant, limit),
         )
         running = functools.cache(is_running)
         return [_entry(row, running) for row in reversed(found)]

@@ -119,6 +119,7 @@ _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
     Host: lambda service, call: service.host.bind(call),
     Changes: lambda service, _: service.gate.changes,
     Raising: lambda service, call: service.gate.policy.raising(call),
+    Audit: lambda service, _: service.audit,
 }
 
 

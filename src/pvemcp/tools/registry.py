@@ -9,6 +9,7 @@ from typing import Any
 from pvemcp.call import Effect
 from pvemcp.tools import (
     api,
+    audit,
     changes,
     describe,
     elevate,
@@ -42,6 +43,7 @@ TOOLS: tuple[Tool, ...] = (
     changes.change_show,
     changes.change_undo,
     changes.change_confirm,
+    audit.audit_search,
     host.host_run,
     host.host_diagnose,
     explain.command_explain,

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from pvemcp.access.elevation import Raising
+from pvemcp.audit import Audit
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid
 from pvemcp.host.runner import Host
@@ -24,7 +25,7 @@ from pvemcp.journal.changes import Changes
 from pvemcp.pve.client import Pve
 from pvemcp.pve.nearest import nearest_hint
 
-GIVEN = (Pve, Host, Changes, Raising)
+GIVEN = (Pve, Host, Changes, Raising, Audit)
 """Types of the parameters that the server gives a tool: PVE and the host, for the call's caller,
 the journal of changes, and what raises the caller's ceiling."""
 

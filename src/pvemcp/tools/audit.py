@@ -1,0 +1,80 @@
+"""The audit, as a client may read it: its own calls; all calls for who administers PVE."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pvemcp.audit import Audit, Entry
+from pvemcp.errors import Fault
+from pvemcp.pve.client import Pve
+from pvemcp.tools.render import moment, to_json
+from pvemcp.tools.rows import Query, select, write
+from pvemcp.tools.tasks import moment_since
+from pvemcp.tools.tool import Format, Where, conditions, tool
+
+ADMINISTERS = ("/", "Sys.Modify")
+"""ACL path and privilege with which a PVE token sees the calls of all clients."""
+LOOKED_THROUGH = 5000
+"""Of the newest calls."""
+COLUMNS = ("time", "client", "tool", "arguments", "outcome", "writes", "id")
+SHOWN = 120
+
+
+@tool()
+async def audit_search(
+    pve: Pve,
+    audit: Audit,
+    where: Where = None,
+    since: Annotated[str, Field(description="90m, 24h, 7d or a date")] = "24h",
+    fields: list[str] | None = None,
+    limit: Annotated[int, Field(ge=1, le=200)] = 20,
+    cursor: str = "",
+    format: Format = "text",
+) -> str:
+    """Search your calls in the audit, newest first; all clients' for who may change PVE itself."""
+    everybody = await _administers(pve)
+    who = pve.call.principal
+    grant = None if everybody else who.grant or who.name
+    entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, grant=grant)
+    rows = [_row(entry) for entry in reversed(entries)]
+    query = Query(conditions(where), fields=fields or COLUMNS, limit=limit, cursor=cursor)
+    page = select(rows, query, key="id", known=tuple(_row(_EMPTY)))
+    head = f"{page.total} calls" + ("" if everybody else " of this client")
+    notes = [f"Only the newest {LOOKED_THROUGH}."] if len(entries) == LOOKED_THROUGH else []
+    return write(page, query.fields, format=format, head=head, notes=notes)
+
+
+async def _administers(pve: Pve) -> bool:
+    path, privilege = ADMINISTERS
+    try:
+        found = await pve.permissions(path)
+    except Fault:
+        return False
+    return privilege in found.get(path, {})
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    writes = [step for step in entry.steps if step.get("effect") != "read"]
+    arguments = to_json(dict(entry.arguments))
+    return {
+        "id": entry.id,
+        "time": moment(entry.time),
+        "client": entry.client,
+        "address": entry.address,
+        "mcp_client": entry.mcp_client,
+        "tool": entry.tool,
+        "arguments": arguments if len(arguments) <= SHOWN else f"{arguments[:SHOWN]}…",
+        "outcome": entry.outcome,
+        "error": " ".join(entry.error.split())[:SHOWN],
+        "ms": round(entry.ms),
+        "writes": "; ".join(f"{step['verb']} {step['path']}" for step in writes)[:SHOWN],
+        "upids": " ".join(str(step["upid"]) for step in writes if step.get("upid")),
+        "pve_user": entry.about.get("pve_user", ""),
+        "approval": entry.about.get("approval", ""),
+        "approved_by": entry.about.get("approved_by", ""),
+    }
+
+
+_EMPTY = Entry("", 0.0, "", "", "", "", "", {}, (), "", "", 0.0)
