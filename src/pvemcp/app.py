@@ -34,7 +34,7 @@ from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
-from pvemcp.gating import cutting, gated
+from pvemcp.gating import cutting, ending_jobs, gated
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
@@ -145,6 +145,7 @@ def _watching(
         lambda: keep_within(store, settings),
         lambda: anchoring(service.audit, settings.audit_anchor_file),
         lambda: cutting(service.host, service.gate.policy),
+        lambda: ending_jobs(service.host, service.gate.policy, Grants(store)),
     )
 
 

@@ -253,6 +253,9 @@ class Call:
     """Characters of the answer."""
     changes: list[Any] = field(default_factory=list, repr=False)
     """What the journal has still to close of it."""
+    automatic: bool = False
+    """The service itself takes a change back that nobody has confirmed: no freeze and no ceiling
+    stands in the way."""
     undoes: str = ""
     """The change that it takes back."""
     outcome: str = "open"

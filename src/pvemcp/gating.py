@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pvemcp.access.approvals import Approvals
 from pvemcp.access.elevation import Elevations
 from pvemcp.access.freeze import Freezes
+from pvemcp.access.grants import Grants
 from pvemcp.access.policy import Policy
 from pvemcp.access.taints import Taints
+from pvemcp.access.trouble import Trouble
 from pvemcp.approving import Gate
 from pvemcp.audit import Audit
+from pvemcp.call import ApiToken, Effect, Principal
 from pvemcp.connect import page_url
 from pvemcp.errors import Fault
+from pvemcp.host.ended import EFFECTS
+from pvemcp.host.ending import end_jobs
 from pvemcp.host.executor import Helper
 from pvemcp.host.runner import Runner
 from pvemcp.journal.book import Book
@@ -22,6 +30,8 @@ from pvemcp.journal.commits import Commits
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
+
+logger = logging.getLogger(__name__)
 
 UNTRUSTED = 1800.0
 """Seconds for which it counts that a client has read text of others."""
@@ -45,13 +55,9 @@ def gated(
     """
     taints = Taints(UNTRUSTED)
     audit.observe(taints.observe)
-    judge = policy or Policy(
-        settings.policy,
-        freezes=Freezes(store, event=audit.event),
-        elevations=Elevations(store, most=settings.elevation_minutes, event=audit.event),
-        tainted=taints.of,
-    )
+    judge = policy or _policy(settings, store, audit, taints)
     pve.permit = host.permit = judge.permit
+    host.stops = judge.stops
     commits = Commits(
         store,
         host.executor,
@@ -65,7 +71,7 @@ def gated(
         store,
         ttl=settings.approval_time,
         most=settings.approvals_waiting,
-        event=audit.event,
+        event=_told(audit, judge.trouble),
     )
     made = Gate(
         judge, approvals, store.key("plan"), changes, safety=settings.safety_snapshots,
@@ -74,11 +80,72 @@ def gated(
     return made, changes
 
 
+def _policy(settings: Settings, store: Store, audit: Audit, taints: Taints) -> Policy:
+    freezes = Freezes(store, event=audit.event)
+    trouble = Trouble(
+        freezes,
+        {
+            "destroys": settings.freeze_after_destroys,
+            "denials": settings.freeze_after_denials,
+            "approvals": settings.freeze_after_approvals,
+        },
+    )
+    audit.observe(trouble.ended)
+    return Policy(
+        settings.policy,
+        freezes=freezes,
+        elevations=Elevations(store, most=settings.elevation_minutes, event=audit.event),
+        trouble=trouble,
+        tainted=taints.of,
+    )
+
+
+def _told(audit: Audit, trouble: Trouble | None) -> Callable[[str, Mapping[str, Any]], None]:
+    """Return what is told of everything that happens to approvals."""
+
+    def told(kind: str, about: Mapping[str, Any]) -> None:
+        audit.event(kind, about)
+        if trouble is not None:
+            trouble.told(kind, about)
+
+    return told
+
+
+async def ending_jobs(host: Runner, policy: Policy, grants: Grants) -> None:
+    """Stop jobs of clients soon after they are frozen, or their elevation is over.
+
+    Only a change makes it look: asking for jobs starts the helper.
+    """
+    looked: object = None
+    while policy.freezes is not None and policy.elevations is not None:
+        await asyncio.sleep(LOOK)
+        with contextlib.suppress(Fault):  # the database or the helper is busy: look again
+            now = (tuple(policy.freezes.all()), tuple(policy.elevations.all()))
+            if now == looked or (looked is None and not now[0]):
+                looked = now
+                continue
+            if ended := await end_jobs(host.executor, _may_not_go_on(policy, grants)):
+                logger.warning("ended, because their client may not go on: %s", ", ".join(ended))
+            looked = now
+
+
+def _may_not_go_on(policy: Policy, grants: Grants) -> Callable[[Mapping[str, Any]], str]:
+    known = {grant.id: grant for grant in grants.list()}
+
+    def why(job: Mapping[str, Any]) -> str:
+        grant, owner = known.get(str(job["owner"])), str(job["owner"])
+        name, ceiling = (grant.name, grant.ceiling) if grant else (owner, Effect.DESTROY)
+        who = Principal(name, ceiling, ApiToken("", ""), owner)
+        return policy.stops(who, EFFECTS.get(str(job["profile"]), Effect.DESTROY))
+
+    return why
+
+
 async def cutting(host: Runner, policy: Policy) -> None:
     """End what runs of a client soon after it is frozen, or its elevation is over."""
     while True:
         with contextlib.suppress(Fault):  # the database is busy: look again
-            await host.cut(policy.stops)
+            await host.cut()
             if policy.elevations is not None:
                 await policy.elevations.sweep()
         await asyncio.sleep(LOOK)

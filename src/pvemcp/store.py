@@ -110,6 +110,10 @@ class Store:
         """Return what also changes after an `insert` of this connection."""
         return self.data_version(), self._inserted
 
+    def changed(self) -> None:
+        """Make `version` another: something was written that is kept in memory elsewhere."""
+        self._inserted += 1
+
     def key(self, name: str) -> bytes:
         """Return the random key of that name (32 bytes), made on first use and then kept."""
         fresh = secrets.token_bytes(KEY_BYTES)

@@ -78,6 +78,7 @@ async def test_readiness_is_one_word_a_check_without_a_grant_and_reasons_with_on
                 "clock": "ok",
                 "disk": "ok",
                 "clients": "off",
+                "freezes": "ok",
             },
         }
         found = await checks(w)

@@ -34,10 +34,10 @@ class Freeze:
 
     def __str__(self) -> str:
         who = f"client {self.client}" if self.client else "every client"
-        what = "changes" if self.mode == "read-only" else "everything"
+        what = ("changes", "are") if self.mode == "read-only" else ("everything", "is")
         when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self.since))
         why = f": {self.reason}" if self.reason else ""
-        return f"{what} of {who} is frozen since {when} by {self.by}{why}"
+        return f"{what[0]} of {who} {what[1]} frozen since {when} by {self.by}{why}"
 
 
 class Freezes:
@@ -53,16 +53,22 @@ class Freezes:
         self._store = store
         self._event = event
         self._now = now
+        self._version: tuple[int, int] | None = None
+        self._kept: list[Freeze] = []
 
     def all(self) -> list[Freeze]:
-        """Return every freeze, that of everyone first."""
-        rows = self._store.rows("SELECT client, mode, person, reason, since FROM freezes")
-        return sorted((Freeze(*row) for row in rows), key=lambda each: each.client)
+        """Return every freeze, that of everyone first. Read anew when something was written."""
+        version = self._store.version()
+        if version != self._version:
+            rows = self._store.rows("SELECT client, mode, person, reason, since FROM freezes")
+            self._kept = sorted((Freeze(*row) for row in rows), key=lambda each: each.client)
+            self._version = version
+        return self._kept
 
     def freeze(self, mode: str, *, client: str = EVERYONE, by: str, reason: str = "") -> Freeze:
         """Freeze a client or all; a freeze that is there already becomes this one."""
         made = Freeze(client, mode, by[:100], reason[:500], self._now())
-        self._store.write(
+        self._store.insert(
             "INSERT OR REPLACE INTO freezes (client, mode, person, reason, since) "
             "VALUES (?, ?, ?, ?, ?)",
             (made.client, made.mode, made.by, made.reason, made.since),
@@ -72,7 +78,9 @@ class Freezes:
 
     def thaw(self, *, client: str = EVERYONE, by: str) -> None:
         """End a freeze. Raises Missing when there is none of that client."""
-        if not self._store.write("DELETE FROM freezes WHERE client = ?", (client,)):
+        gone = self._store.write("DELETE FROM freezes WHERE client = ?", (client,))
+        self._store.changed()
+        if not gone:
             raise Missing(
                 f"{f'client {client}' if client else 'the service'} is not frozen",
                 hint="pvemcp freeze --status shows what is.",
@@ -81,7 +89,9 @@ class Freezes:
 
     def of(self, client: str) -> Freeze | None:
         """Return the strictest freeze that holds for a client."""
-        found = [each for each in self.all() if each.client in (EVERYONE, client)]
+        if not (held := self.all()):
+            return None
+        found = [each for each in held if each.client in (EVERYONE, client)]
         return max(found, key=lambda each: MODES.index(each.mode), default=None)
 
     def stops(self, client: str, effect: Effect) -> str:

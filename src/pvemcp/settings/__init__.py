@@ -255,10 +255,19 @@ class Settings:
         "Rules that allow, ask a person, or deny: `[[policy]]` tables (see the how-to). In the "
         "environment: the same as JSON.",
     )
+    freeze_after_destroys: int = _setting(
+        20,
+        values.many,
+        "More steps that destroy in a minute freeze a client by themselves; 0: none do.",
+    )
+    freeze_after_denials: int = _setting(
+        60, values.many, "More denied calls in a minute freeze a client by themselves; 0: none do."
+    )
+    freeze_after_approvals: int = _setting(
+        10, values.many, "More refused or wrong approvals in a minute freeze a client; 0: none do."
+    )
     elevation_minutes: int = _setting(
-        60,
-        values.integer(0, 1440),
-        "Most minutes for which a person can raise a client's ceiling (`elevate`); 0 turns it off.",
+        60, values.integer(0, 1440), "Most minutes for which a person can raise a ceiling; 0: none."
     )
     safety_snapshots: int = _setting(
         3,

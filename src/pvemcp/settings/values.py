@@ -96,6 +96,10 @@ def integer(low: int, high: int) -> Callable[[str, Any], int]:
     return parse
 
 
+many = integer(0, 100_000)
+"""Reads a number of things that happen."""
+
+
 def switch(name: str, value: Any) -> bool:
     """Read true or false; in the environment also on, off, yes, no, 1, 0."""
     if isinstance(value, bool):

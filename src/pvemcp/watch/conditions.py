@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pvemcp.access.freeze import Freeze
 from pvemcp.access.grants import Grant
 from pvemcp.watch.readiness import Finding, Report, State
 
@@ -48,6 +49,7 @@ class Known:
     """What is wrong with backups, or nothing."""
     lockouts: Sequence[tuple[float, str]] = ()
     """When an address was locked out for wrong secrets, in the last hour."""
+    freezes: Sequence[Freeze] = ()
     unclean: str = ""
     """That the service was ended without notice before, or nothing."""
 
@@ -67,6 +69,13 @@ def conditions(known: Known, patience: float) -> Iterator[Condition]:
                 f"{grant.ceiling}.",
                 passing=True,
             )
+    for freeze in known.freezes:
+        what = f"client {freeze.client}" if freeze.client else "every client"
+        thaw = f"pvemcp thaw{f' --client {freeze.client}' if freeze.client else ''}"
+        yield Condition(
+            f"freeze:{freeze.client}", "warning", f"{what} is frozen",
+            f"{freeze}. When all is well: {thaw}.",
+        )  # fmt: skip
     if known.backup:
         yield Condition("backup", "error", "the backup failed", known.backup)
     if known.lockouts:

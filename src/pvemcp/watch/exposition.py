@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ class Exposition:
     audit: Audit
     alerts: Mapping[str, int]
     """Messages sent, by channel; failures under `NAME failed`."""
+    frozen: Callable[[], int]
+    """How many freezes hold."""
 
     def text(self, report: Report) -> bytes:
         """Return everything as Prometheus reads it."""
@@ -76,6 +78,7 @@ class _Collector:
         of = self._of
         yield _gauge("pvemcp_sessions", "Sessions that are open", len(of.sessions.list()))
         yield _gauge("pvemcp_calls_running", "Calls under way", of.gate.total)
+        yield _gauge("pvemcp_frozen", "Freezes that hold, of one client or of all", of.frozen())
         yield _counter("pvemcp_limits_hit", "Refusals by a limit", ("limit",), of.gate.hits)
         yield _counter(
             "pvemcp_auth_failures", "Requests not let in", ("reason",), of.metrics.refused

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
+from pvemcp.access.freeze import Freeze, Freezes
 from pvemcp.access.grants import Grant, Grants
 from pvemcp.backup_status import problem
 from pvemcp.errors import Fault
@@ -37,12 +38,14 @@ class Lookout:
         readiness: Readiness,
         alerts: Alerts,
         grants: Grants,
+        freezes: Freezes,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._readiness = readiness
         self._alerts = alerts
         self._grants = grants
+        self._freezes = freezes
         self._clock = clock
         self._period = min(LONGEST, settings.alert_after / 4)
         self._states: dict[str, State] = {}
@@ -82,6 +85,7 @@ class Lookout:
             grants=self._list_grants(),
             backup=problem(self._settings, now),
             lockouts=list(self._lockouts),
+            freezes=self._list_freezes(),
             unclean=unclean[1] if unclean and 0 <= now - unclean[0] < RESTARTED else "",
         )
         await self._alerts.consider(conditions(known, self._settings.alert_after), now)
@@ -91,6 +95,12 @@ class Lookout:
             return self._grants.list()
         except Fault:
             return ()  # the check of the store says so
+
+    def _list_freezes(self) -> Sequence[Freeze]:
+        try:
+            return self._freezes.all()
+        except Fault:
+            return ()
 
     def _note(self, report: Report) -> None:
         """Tell the journal what has changed."""

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pvemcp.access import shared
+from pvemcp.access.freeze import Freezes
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken
 from pvemcp.errors import Fault
@@ -122,6 +123,7 @@ class Readiness:
             "clock": clock,
             "disk": self._judge_disk(),
             "clients": self._judge_clients(),
+            "freezes": self._judge_freezes(),
         }
         findings = tuple(Finding(name, *said) for name, said in found.items())
         report = Report(findings, self._clock.now())
@@ -212,6 +214,15 @@ class Readiness:
         if not problem and not path.exists():
             return State.OFF, "no cluster shares its clients with this node"
         return (State.WARN, problem) if problem else (State.OK, "as the cluster has them")
+
+    def _judge_freezes(self) -> Said:
+        try:
+            found = Freezes(self._store).all()
+        except Fault as fault:
+            return State.FAIL, fault.message
+        if not found:
+            return State.OK, "nobody is frozen"
+        return State.WARN, "; ".join(map(str, found))
 
     def _judge_certificate(self) -> Said:
         if self._settings.tls_cert is None:

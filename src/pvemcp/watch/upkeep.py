@@ -93,17 +93,20 @@ class Upkeep:
             sent=self.sent,
             mask=watched.mask,
         )
+        self._freezes = Freezes(watched.store)
         self._lookout = Lookout(
             settings,
             readiness=self.readiness,
             alerts=self.alerts,
             grants=watched.grants,
+            freezes=self._freezes,
             clock=clock,
         )
         self._store = watched.store
         self._exposition = Exposition(
-            settings, self._metrics, self.gate, self.sessions, watched.audit, self.sent
-        )
+            settings, self._metrics, self.gate, self.sessions, watched.audit, self.sent,
+            self._count_freezes,
+        )  # fmt: skip
 
     def guard(self, app: ASGIApp, server: Server[Any]) -> ASGIApp:
         """Return the application behind the limits; `server` is the MCP server in it."""
@@ -149,16 +152,21 @@ class Upkeep:
     def connected(self) -> list[dict[str, object]]:
         """Return who is connected, as an administrator sees it."""
         raised = {one.grant: f"{one.effect} (raised)" for one in Elevations(self._store).all()}
-        freezes = Freezes(self._store)
 
         def may(who: Principal) -> str:
-            frozen = freezes.of(who.name)
+            frozen = self._freezes.of(who.name)
             return f"frozen: {frozen.mode}" if frozen else raised.get(who.grant, str(who.ceiling))
 
         return [{**one.as_dict(), "may": may(one.principal)} for one in self.sessions.list()]
 
     async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
         return self.connected()
+
+    def _count_freezes(self) -> int:
+        try:
+            return len(self._freezes.all())
+        except Fault:
+            return 0  # the check of the store says so
 
     async def _end(self, request: Mapping[str, Any]) -> dict[str, object]:
         session = self.sessions.find(str(request.get("id")))
