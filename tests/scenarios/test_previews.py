@@ -164,3 +164,50 @@ async def test_a_plan_for_several_guests_shows_each() -> None:
         assert "2 writes, looked up in " in text
         assert "takes the power of qemu/100 web01" in text
         assert "takes the power of qemu/101 db01" in text
+
+
+async def test_a_node_that_goes_down_names_its_guests_and_is_typed() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        call = {"method": "POST", "path": "/nodes/pve1/status", "params": {"command": "reboot"}}
+        text = await client.call("api_destroy", **call, dry_run=True)
+        assert "takes the node pve1 down (reboot)" in text
+        assert "these guests go down: 100 web01, " in text
+        id_ = id_in(await refused(client, "api_destroy", **call))
+        assert r.approvals.get(id_).confirm == "pve1"
+
+
+async def test_a_storage_that_is_removed_names_who_has_volumes_there() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        text = await client.call("api_destroy", path="/storage/local-lvm", dry_run=True)
+        assert "guests with volumes there: 100, 101" in text
+        assert "lose sight of their volumes" in text
+        assert "type: lvmthin" in text
+
+
+async def test_a_restore_over_a_guest_shows_the_archive_and_what_it_replaces() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        archive = next(v.volid for v in r.world.storages["nas"].volumes if "qemu-106-" in v.volid)
+        params = {"vmid": 106, "archive": archive, "force": 1}
+        path = "/nodes/pve1/qemu"
+        text = await client.call(
+            "api_destroy", method="POST", path=path, params=params, dry_run=True
+        )
+        assert "replaces qemu/106 build and its disks" in text
+        assert f"{archive}, " in text
+        assert "LOST: the disk scsi0" in text
+        id_ = id_in(await refused(client, "api_destroy", method="POST", path=path, params=params))
+        assert r.approvals.get(id_).confirm == "106"
+
+
+async def test_what_has_no_preview_of_its_own_shows_what_stands_there_now() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        text = await client.call(
+            "api_change",
+            method="PUT",
+            path="/pools/prod",
+            params={"comment": "new"},
+            dry_run=True,
+        )
+        assert "-> new" in text or "comment: set to new" in text
+        text = await client.call("api_destroy", path="/pools/prod", dry_run=True)
+        assert "LOST: " in text or "not seen: " in text

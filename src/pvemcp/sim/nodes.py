@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pvemcp.sim.declare import Ask, Endpoint, endpoint, index, listing, perm
+from pvemcp.sim.declare import Ask, Endpoint, choice, endpoint, index, listing, perm
+from pvemcp.sim.guests import stop_guest
 from pvemcp.sim.usage import node_usage
 
 VERSION = {"release": "9.1", "repoid": "f40095996bcb6bf7", "version": "9.1.9"}
@@ -53,6 +54,13 @@ def _version(_ask: Ask) -> dict[str, str]:
 def _time(ask: Ask) -> dict[str, Any]:
     now = ask.world.clock.seconds()
     return {"time": now, "localtime": now, "timezone": "UTC"}
+
+
+def _power(ask: Ask) -> None:
+    """Take the guests of a node down with it; here it is up again at once."""
+    for guest in ask.world.guests.values():
+        if guest.node == ask.node and guest.running:
+            stop_guest(guest)
 
 
 def _status(ask: Ask) -> dict[str, Any]:
@@ -116,6 +124,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         about="Load, memory, kernel, versions of a node.",
         permissions=AUDIT,
         returns="object",
+    ),
+    endpoint(
+        "POST",
+        f"{NODE}/status",
+        _power,
+        about="Reboot or shut a node down.",
+        permissions=perm(NODE, "Sys.PowerMgmt"),
+        protected=True,
+        parameters=(choice("command", "What to do.", ("reboot", "shutdown"), optional=False),),
     ),
     endpoint(
         "GET",

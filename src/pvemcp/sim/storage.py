@@ -66,6 +66,12 @@ def _cluster_get(ask: Ask) -> dict[str, Any]:
     return _definition(ask.world.storages[ask.args["storage"]])
 
 
+def _cluster_delete(ask: Ask) -> None:
+    """Forget a storage; what is in it stays where it is."""
+    need_storage(ask.world, ask.args["storage"])
+    del ask.world.storages[ask.args["storage"]]
+
+
 def _status_of(storage: Storage) -> dict[str, Any]:
     used = 0 if storage.disabled else storage_used(storage)
     total = 0 if storage.disabled else storage.total
@@ -288,6 +294,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              parameters=(choice("type", "Of one type.", _TYPES),), returns=index("storage")),
     endpoint("GET", "/storage/{storage}", _cluster_get, about="Definition of a storage.",
              permissions=perm("/storage/{storage}", "Datastore.Allocate"), returns="object"),
+    endpoint("DELETE", "/storage/{storage}", _cluster_delete, about="Remove a definition.",
+             permissions=perm("/storage", "Datastore.Allocate"), protected=True),
     endpoint("GET", "/nodes/{node}/storage", _list, about="Storages of a node and their use.",
              protected=True, returns=index("storage"),
              parameters=(text("content", "With such content.", format="pve-storage-content-list"),

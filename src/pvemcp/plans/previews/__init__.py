@@ -10,7 +10,7 @@ from pvemcp.call import Intent
 from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews import guest, volumes
+from pvemcp.plans.previews import guest, things, volumes
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.plain import plain, target_of
@@ -29,7 +29,13 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
         (rf"POST {_GUEST}/snapshot/\{{snapname\}}/rollback", guest.rollback),
         (rf"DELETE {_GUEST}/snapshot/\{{snapname\}}", guest.unsnapshot),
         (r"DELETE /nodes/\{node\}/storage/\{storage\}/content/\{volume\}", volumes.delete),
+        (rf"\w+ {_GUEST}/firewall/.*", things.thing),
         (rf"\w+ {_GUEST}(?:/.*)?", guest.any_guest),
+        (r"POST /nodes/\{node\}/(?:qemu|lxc)", things.make),
+        (r"POST /nodes/\{node\}/status", things.node_power),
+        (r"(?:PUT|DELETE) /storage/\{storage\}", things.storage),
+        (r"\w+ .*/firewall/.*|\w+ /nodes/\{node\}/network.*", things.lockout),
+        (r"(?:PUT|POST|DELETE) /.*", things.thing),
     )
 )
 

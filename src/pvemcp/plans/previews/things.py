@@ -1,0 +1,175 @@
+"""Previews of what is no guest: whatever can be read where it is written; nodes; storages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pvemcp.call import Effect, Intent, Target
+from pvemcp.errors import Fault
+from pvemcp.plans.preview import Preview
+from pvemcp.plans.previews.diff import config_changes
+from pvemcp.plans.previews.guest import Guest, destroy
+from pvemcp.plans.previews.looking import gaps, line, look, value
+from pvemcp.plans.previews.plain import plain
+from pvemcp.plans.previews.volumes import backup_line, owner
+from pvemcp.pve.client import Pve
+
+KINDS = {"storage": "storage", "pools": "pool", "firewall": "firewall", "network": "network"}
+_LOCKS_OUT = "a wrong one can cut everybody off this host, the service too"
+SHOWN = 12
+"""Keys of a thing that is deleted, or guests, that are named."""
+
+
+async def thing(pve: Pve, intent: Intent) -> Preview:
+    """Show what stands there now, and what is put in its place: PVE's GET of the same path."""
+    base = replace(await plain(pve, intent), target=_target(intent))
+    readable = await _readable(pve, intent)
+    if not readable:
+        changes, _ = config_changes({}, _given(intent))
+        return replace(base, changes=tuple(changes))
+    seen = await look({"what is there now": pve.get(intent.path)})
+    now = seen["what is there now"]
+    row = now[0] if isinstance(now, list) and len(now) == 1 else now
+    if not isinstance(row, Mapping):
+        changes, _ = config_changes({}, _given(intent))
+        return replace(base, changes=tuple(changes), unseen=(*base.unseen, *seen.unseen))
+    plainly = {k: v for k, v in row.items() if not isinstance(v, (dict, list))}
+    gone = intent.verb == "DELETE"
+    changes = [] if gone else config_changes(plainly, _given(intent))[0]
+    facts = [(k, value(k, v)) for k, v in sorted(plainly.items()) if k != "digest"][:SHOWN]
+    return replace(
+        base,
+        changes=tuple(changes),
+        facts=(*base.facts, *(facts if gone else ())),
+        lost=(f"{line(intent.path)} as it is above",) if gone else base.lost,
+        unseen=(*base.unseen, *seen.unseen),
+        state={k: str(v) for k, v in plainly.items()},
+    )
+
+
+async def _readable(pve: Pve, intent: Intent) -> bool:
+    if intent.verb == "POST":
+        return False
+    try:
+        match = (await pve.description()).match("GET", intent.path)
+    except Fault:
+        return False
+    return match.method.path == intent.template
+
+
+def _given(intent: Intent) -> Mapping[str, Any]:
+    return {k: v for k, v in intent.params.items() if f"{{{k}}}" not in intent.template}
+
+
+def _target(intent: Intent) -> Target:
+    parts = intent.path.strip("/").split("/")
+    found = next((KINDS[part] for part in reversed(parts) if part in KINDS), "other")
+    return Target(found, intent.path, node=intent.node)
+
+
+async def lockout(pve: Pve, intent: Intent) -> Preview:
+    """Show a firewall or network write, with what it may do to everybody."""
+    found = await thing(pve, intent)
+    return replace(found, facts=(*found.facts, ("beware", _LOCKS_OUT)))
+
+
+async def node_power(pve: Pve, intent: Intent) -> Preview:
+    """Show which guests go down, or move, with their node."""
+    node, command = intent.node, str(intent.params.get("command"))
+    rows = await pve.resources()
+    guests = [r for r in rows if r.get("type") in ("qemu", "lxc") and r.get("node") == node]
+    up = [r for r in guests if r.get("status") == "running"]
+    moves = [r for r in up if r.get("hastate")]
+    stay = [r for r in up if not r.get("hastate")]
+    facts = [("running guests", str(len(up)))]
+    if moves:
+        facts.append(("HA-managed, which HA may move", _named(moves)))
+    return Preview(
+        intent,
+        Target("node", node, name=node, node=node),
+        does=f"takes the node {node} down ({line(command, 20)})",
+        facts=tuple(facts),
+        lost=(f"these guests go down: {_named(stay)}",) if stay else (),
+        unseen=tuple(await gaps(pve, ("/vms", "VM.Audit"))),
+        state={"running": sorted(int(r["vmid"]) for r in up)},
+        confirm=node,
+    )
+
+
+def _named(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = [f"{r['vmid']} {line(r.get('name', ''), 40)}".strip() for r in rows[:SHOWN]]
+    more = len(rows) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+async def storage(pve: Pve, intent: Intent) -> Preview:
+    """Show a storage's own settings, which guests have volumes on it, and which jobs use it."""
+    found = await thing(pve, intent)
+    name = str(intent.params.get("storage"))
+    rows = [r for r in await pve.resources() if r.get("storage") == name]
+    asked: dict[str, Any] = {"backup jobs": pve.get("/cluster/backup")}
+    if rows:
+        asked["volumes"] = pve.get(f"/nodes/{rows[0]['node']}/storage/{name}/content")
+    seen = await look(asked)
+    volumes = seen.rows("volumes")
+    guests = sorted({owner(str(v.get("volid"))) for v in volumes} - {0})
+    backups = sum(v.get("content") == "backup" for v in volumes)
+    jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
+    facts = [
+        ("volumes", f"{len(volumes)}, of them {backups} backups"),
+        ("guests with volumes there", line(", ".join(map(str, guests)), 300) or "none seen"),
+    ]
+    if jobs:
+        facts.append(("backup jobs to it", line(", ".join(jobs))))
+    gone = intent.verb == "DELETE"
+    return replace(
+        found,
+        target=Target("storage", name, name=name),
+        facts=(*found.facts, *facts),
+        lost=(f"{len(guests)} guests lose sight of their volumes",) if gone and guests else (),
+        unseen=(*found.unseen, *seen.unseen),
+        state={**found.state, "guests": guests},
+        confirm=name if gone else "",
+    )
+
+
+async def make(pve: Pve, intent: Intent) -> Preview:
+    """Show a guest that is made; with `force`, the one that it replaces."""
+    vmid, kind = str(intent.params.get("vmid")), intent.template.rsplit("/", 1)[1]
+    rows = await pve.resources()
+    row = next((r for r in rows if str(r.get("vmid")) == vmid), {})
+    changes, _ = config_changes({}, _given(intent))
+    facts = []
+    if archive := str(intent.params.get("archive") or ""):
+        facts.append(("from", await _archive(pve, intent.node, archive)))
+    if not row:
+        target = Target("guest", f"{kind}/{vmid}", vmid=int(vmid or 0), node=intent.node)
+        return Preview(
+            intent, target, does=f"makes {kind}/{vmid}", changes=tuple(changes), facts=tuple(facts),
+        )  # fmt: skip
+    guest = Guest(
+        f"/nodes/{row['node']}/{row['type']}/{vmid}", row["type"], int(vmid), row["node"], row
+    )
+    template = f"/nodes/{{node}}/{guest.kind}/{{vmid}}"
+    gone = await destroy(
+        pve, Intent("DELETE", guest.path, Effect.DESTROY, template, node=guest.node)
+    )
+    return replace(
+        gone,
+        intent=intent,
+        does=f"replaces {guest.label} and its disks",
+        changes=tuple(changes),
+        facts=(*facts, *gone.facts),
+        undo="",
+    )
+
+
+async def _archive(pve: Pve, node: str, archive: str) -> str:
+    name = archive.partition(":")[0]
+    seen = await look(
+        {"archive": pve.get(f"/nodes/{node}/storage/{name}/content", content="backup")}
+    )
+    row = next((r for r in seen.rows("archive") if r.get("volid") == archive), None)
+    return backup_line([row]) if row else f"{line(archive)}, not seen"
