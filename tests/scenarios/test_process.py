@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import pty
+import random
+import re
 import signal
 import socket
 import sys
@@ -20,13 +22,16 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from pvemcp.access import approvals
 from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import Effect
+from pvemcp.chain import Chain
 from pvemcp.journal.book import UNFINISHED, Book
 from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
+from pvemcp.verifying import verify
 from tests.scenarios.browsing import Person
 from tests.scenarios.rig import ERAS, Caller
 from tests.unit.certificates import certificate
@@ -167,6 +172,7 @@ async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
         with Store(tmp_path) as store:
             rows = Audit(store, None).rows(limit=1000)
             changes = Book(store).list(limit=1000)
+            assert verify(Chain(store)) == ""
         journaled = {change.params["poolid"]: change.outcome for change in changes}
         assert all(journaled[pool] == "done" for pool in answered)
         made = {pool for pool in world.pools if pool.startswith("pool")}
@@ -180,6 +186,63 @@ async def test_a_kill_during_a_hundred_calls_loses_no_call_that_was_answered(
             if row.tool == "api_change" and row.outcome == "ok"
         }
         assert set(answered) <= finished
+
+
+KILLS = int(os.environ.get("PVEMCP_KILLS", "4"))
+"""Moments at which the service is killed; 200 for the long run."""
+
+
+@pytest.mark.timeout(60 + 15 * KILLS)
+async def test_a_kill_at_any_moment_leaves_no_approval_to_be_used_twice(tmp_path: Path) -> None:
+    world = make_world("homelab")
+    choose = random.Random(7)  # noqa: S311 - the same moments each time
+    root = approvals.Person("root", "host")
+    async with simulated(world) as env:
+        env["PVEMCP_STATE_DIR"] = str(tmp_path)
+        with Store(tmp_path) as store:
+            _, secret = Grants(store).create("laptop", Effect.DESTROY)
+        vmids = [g.vmid for g in world.guests.values() if g.running and g.type == "qemu"]
+        for _ in range(KILLS):
+            done = len([task for task in world.tasks if task.type == "qmreset"])
+            async with served(env) as service, aiohttp.ClientSession() as session:
+                asked = [await reset(session, service.url, secret, vmid) for vmid in vmids]
+                ids = [approval_in(text) for text in asked]
+                with Store(tmp_path) as store:
+                    for id_ in ids:
+                        approvals.Approvals(store).approve(id_, root)
+                pairs = list(zip(vmids, ids, strict=True))
+                calls = [
+                    asyncio.create_task(reset(session, service.url, secret, *pair))
+                    for pair in pairs * 2
+                ]
+                await asyncio.wait(calls, timeout=choose.uniform(0.0, 0.15))
+                assert await service.end(signal.SIGKILL) == -signal.SIGKILL
+                await asyncio.gather(*calls, return_exceptions=True)
+            async with served(env) as again, aiohttp.ClientSession() as session:
+                for pair in pairs:
+                    await reset(session, again.url, secret, *pair)
+                assert await again.end(signal.SIGTERM) == 0
+            resets = [task.id for task in world.tasks if task.type == "qmreset"][done:]
+            assert sorted(resets) == sorted(set(resets)), "an approval was used twice"
+            with Store(tmp_path) as store:
+                assert verify(Chain(store)) == ""
+                journaled = [c for c in Book(store).list(limit=10_000) if "reset" in c.path]
+            assert len(journaled) >= done + len(resets)
+
+
+async def reset(
+    session: aiohttp.ClientSession, url: str, secret: str, vmid: int, approval: str = ""
+) -> str:
+    """Ask for a reset of a guest, perhaps with an approval."""
+    arguments = {"guests": vmid, "action": "reset", "approval": approval}
+    return await call(session, url, secret, "guest_power", arguments)
+
+
+def approval_in(text: str) -> str:
+    """Return the id of the approval that an answer names."""
+    found = re.search(r"approval=(ap-[0-9a-f]+)", text)
+    assert found is not None, text
+    return found[1]
 
 
 async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Path) -> None:
