@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.grants import Grants
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.chain import KEY_FILE, Chain, Head
@@ -237,3 +238,20 @@ def test_the_command_line_verifies_and_exports(tmp_path: Path, pvemcp: Run) -> N
     attack(tmp_path, "DELETE FROM chain WHERE number > 2")
     done = pvemcp("audit", "verify", "--anchors", "-", stdin=anchor)
     assert (done.returncode, "BROKEN" in done.stderr) == (1, True)
+
+
+def test_what_is_done_to_grants_is_in_the_chain_without_their_secrets(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        grants = Grants(store)
+        _, first = grants.create("laptop", Effect.READ)
+        _, second = grants.rotate("laptop", grace=0, token=ApiToken("a@pve!t", "s3cr3t-s3cr3t"))
+        grants.revoke("laptop")
+        events = Chain(store).events()
+        assert [event.kind for event in events] == [
+            "start", "grant made", "grant rotated", "grant revoked",
+        ]  # fmt: skip
+        text = str(events)
+        assert "laptop" in text
+        for secret in (first, second, "s3cr3t"):
+            assert secret not in text
+        assert verify(Chain(store)) == ""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from pvemcp.call import ApiToken, Effect
+from pvemcp.chain import Chain
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Missing
 from pvemcp.store import Store
 
@@ -100,6 +101,7 @@ class Grants:
                 hint=f"Choose another name, or first: pvemcp grant revoke {name}",
             )
         self._version = -1
+        self._tell("grant made", grant)
         return grant, secret
 
     def of_this_node(self) -> tuple[Grant, ...]:
@@ -124,7 +126,16 @@ class Grants:
         found = self._own(name)
         self._store.write("DELETE FROM grants WHERE name = ?", (name,))
         self._version = -1
+        self._tell("grant revoked", found)
         return found
+
+    def _tell(self, kind: str, grant: Grant) -> None:
+        """Write it into the audit's chain, which the command line and the service share."""
+        about = {"client": grant.name, "grant": grant.id, "ceiling": str(grant.ceiling)}
+        if grant.token is not None:
+            about["pve_user"] = grant.token.id
+        with self._store.whole():
+            Chain(self._store).event(kind, about)
 
     def named(self, name: str) -> Grant:
         """Return the grant of that name. Raises Missing with the nearest names."""
@@ -167,7 +178,9 @@ class Grants:
             ),
         )
         self._version = -1
-        return replace(old, token=kept), secret
+        made = replace(old, token=kept)
+        self._tell("grant rotated", made)
+        return made, secret
 
     def end_previous(self, name: str) -> None:
         """End the secret that a rotation left over. Raises Missing."""
