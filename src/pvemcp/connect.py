@@ -45,6 +45,12 @@ TEXTS = (
     "PVEMCP_APPROVAL_TIME",
     "PVEMCP_APPROVALS_WAITING",
     "PVEMCP_SAFETY_SNAPSHOTS",
+    "PVEMCP_ELEVATION_MINUTES",
+    "PVEMCP_FREEZE_AFTER_DESTROYS",
+    "PVEMCP_FREEZE_AFTER_DENIALS",
+    "PVEMCP_FREEZE_AFTER_APPROVALS",
+    "PVEMCP_CONFIRM_SECONDS",
+    "PVEMCP_CONFIRM_WEAK",
 )
 """With FILES, all that `pvemcp stdio` reads from the environment, but the secret."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
