@@ -40,8 +40,9 @@ async def audit_search(
     entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, grant=grant)
     rows = [_row(entry) for entry in reversed(entries)]
     query = Query(conditions(where), fields=fields or COLUMNS, limit=limit, cursor=cursor)
-    page = select(rows, query, key="id", known=tuple(_row(_EMPTY)))
-    head = f"{page.total} calls" + ("" if everybody else " of this client")
+    page = select(rows, query, key="", known=tuple(_row(_EMPTY)))
+    count = f"{page.total} call{'s' * (page.total != 1)}"
+    head = count if everybody else f"{count} of this client"
     notes = [f"Only the newest {LOOKED_THROUGH}."] if len(entries) == LOOKED_THROUGH else []
     return write(page, query.fields, format=format, head=head, notes=notes)
 
