@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.scenarios.rig import Caller, Rig, ToolFault, rig
+from tests.scenarios.rig import Caller, Rig, ToolFault, rig, unmarked
 from tests.scenarios.test_guests import a_guest
 from tests.scenarios.unboxed import Unboxed
 
@@ -34,7 +34,7 @@ class Real:
     vmid: int
 
     async def call(self, tool: str, **arguments: object) -> str:
-        return await self.client.call(tool, guest=self.vmid, **arguments)
+        return unmarked(await self.client.call(tool, guest=self.vmid, **arguments))
 
     async def run(self, command: str, **arguments: object) -> str:
         """Run a command, and return what came out of it; it must end with 0."""
