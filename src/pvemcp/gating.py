@@ -58,6 +58,7 @@ def gated(
     judge = policy or _policy(settings, store, audit, taints)
     pve.permit = host.permit = judge.permit
     host.stops = judge.stops
+    pve.learn = judge.learn if judge.learns else None
     commits = Commits(
         store,
         host.executor,

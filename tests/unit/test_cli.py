@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pvemcp.access.approvals import Approvals, Question
-from pvemcp.access.elevation import Elevations
 from pvemcp.access.grants import Grants
 from pvemcp.access.policy import Judgement
 from pvemcp.audit import Audit
@@ -382,25 +381,3 @@ def test_what_would_be_lost_must_be_typed(pvemcp: Commands, given: tuple[str, ..
 
 def test_an_unknown_approval_is_named(pvemcp: Commands) -> None:
     assert "no approval ap-nope" in pvemcp("approvals", "show", "ap-nope", answer=2).stderr
-
-
-def test_a_raised_ceiling_is_shown_and_ended_by_a_person(pvemcp: Commands) -> None:
-    pvemcp("grant", "create", "laptop", "--ceiling", "read")
-    assert "Nobody is elevated." in pvemcp("elevation", "list").stdout
-    with Store(pvemcp.state) as store:
-        [grant] = Grants(store).list()
-        call = Call(
-            Principal("laptop", Effect.READ, ApiToken("a@pve!b", ""), grant.id), "elevate", {}
-        )
-        call.approval, call.approved_by = "ap-1", "alice@pve (page)"
-        Elevations(store).give(call, Effect.CHANGE, 10, "disk\nfull")
-    shown = pvemcp("elevation", "list").stdout
-    for part in ("laptop may change until", "instead of read", "alice@pve (page)", "disk full"):
-        assert part in shown
-    assert "change until" in pvemcp("grant", "list").stdout
-    assert json.loads(pvemcp("grant", "list", "--json").stdout)[0]["raised"]["to"] == "change"
-    assert "may read again" in pvemcp("elevation", "end", "laptop").stdout
-    assert "laptop is not elevated" in pvemcp("elevation", "end", "laptop", answer=2).stderr
-    with Store(pvemcp.state) as store:
-        who = Principal("laptop", Effect.READ, ApiToken("a@pve!b", ""), grant.id)
-        assert Elevations(store).ceiling(who) is Effect.READ

@@ -116,6 +116,36 @@ def test_a_guest_that_was_not_seen_is_not_let_through(tag: dict[str, Any]) -> No
     assert verdict(rule("allow", **tag), (intent(Effect.DESTROY), unseen)) == "ask"
 
 
+def test_a_change_to_a_guest_that_was_not_seen_asks() -> None:
+    assert verdict([], (intent(), Target("guest", "qemu/105", vmid=105, known=False))) == "ask"
+    assert verdict([], (intent(), Target("node", "pve1", node="pve1"))) == "allow"
+
+
+def test_a_policy_that_fails_lets_nothing_through() -> None:
+    def breaks(_: Call) -> Sequence[str]:
+        raise RuntimeError("the memory of what was read is gone")
+
+    with pytest.raises(RuntimeError):
+        Policy(tainted=breaks).judge(call(), [(intent(), GUEST)])
+
+
+@pytest.mark.parametrize(
+    ("path", "profile", "word"),
+    [
+        ("host/change", "change", "deny"),
+        ("host/change/shell", "change", "deny"),
+        ("host/root", ["root", "change"], "deny"),
+        ("host/changed", "change", "allow"),
+        ("lxc/105", "change", "allow"),
+    ],
+)
+def test_a_rule_can_be_about_the_sandbox(path: str, profile: Any, word: str) -> None:
+    run = Intent("RUN", path, Effect.CHANGE)
+    given = rule("deny", profile=profile)
+    assert verdict(given, (run, Target("command", path))) == word
+    assert verdict(given) == "allow"
+
+
 def test_after_untrusted_text_a_rule_can_ask() -> None:
     given = rule("ask", after_untrusted_text=True)
     assert verdict(given) == "allow"
@@ -186,6 +216,39 @@ def test_reads_are_denied_by_path_and_allowed_otherwise() -> None:
         assert policy.permit(call(), "GET", path, Effect.READ) is Verdict.ALLOW
 
 
+async def test_reads_are_denied_by_tag_and_pool_as_the_token_sees_them() -> None:
+    rows: list[dict[str, Any]] = [
+        {"vmid": 105, "tags": "Secret;web", "pool": "lab"},
+        {"vmid": 106, "tags": "web", "pool": "vault"},
+        {"vmid": 107, "tags": "", "pool": "lab"},
+    ]
+    given = [
+        {"name": "t", "verdict": "deny", "effect": "read", "tag": "secret"},
+        {"name": "p", "verdict": "deny", "effect": "read", "pool": "vault"},
+    ]
+    policy = Policy(rules("policy", list(given)))
+    assert policy.learns
+    assert not Policy(rules("policy", [{**given[0], "effect": "change"}])).learns
+    path = "/nodes/pve1/qemu/{}/config"
+    with pytest.raises(Denied):  # nothing is known yet
+        policy.permit(call(), "GET", path.format(107), Effect.READ)
+    asked = []
+
+    async def resources(kind: str) -> list[dict[str, Any]]:
+        asked.append(kind)
+        return rows
+
+    for _ in range(3):
+        await policy.learn(call(), resources)
+    assert asked == ["vm"], "it is kept"
+    assert policy.permit(call(), "GET", path.format(107), Effect.READ) is Verdict.ALLOW
+    assert policy.permit(call(), "GET", "/nodes/pve1/status", Effect.READ) is Verdict.ALLOW
+    for vmid, name in ((105, "t"), (106, "p"), (108, "t")):
+        for read in (path.format(vmid), f"lxc/{vmid}"):
+            with pytest.raises(Denied, match=f"rule '{name}'"):
+                policy.permit(call(), "GET", read, Effect.READ)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -195,7 +258,8 @@ def test_reads_are_denied_by_path_and_allowed_otherwise() -> None:
         ({"name": "r", "verdict": "ask", "tags": "x"}, "unknown key 'tags'"),
         ({"name": "r", "verdict": "ask", "effect": "write"}, "effect: 'write'"),
         ({"name": "r", "verdict": "ask", "effect": "read"}, "asks before reads"),
-        ({"name": "r", "verdict": "deny", "effect": "read", "tag": "x"}, "about reads"),
+        ({"name": "r", "verdict": "deny", "effect": "read", "protected": True}, "about reads"),
+        ({"name": "r", "verdict": "ask", "profile": "sudo"}, "profile: 'sudo'"),
         ({"name": "r", "verdict": "ask", "vmid": "105"}, "vmid is neither"),
         ({"name": "r", "verdict": "ask", "hours": "25:00-26:00"}, "hours: "),
         ({"name": "r", "verdict": "ask", "hours": "abc 08:00-09:00"}, "hours: "),

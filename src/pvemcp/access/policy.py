@@ -7,15 +7,19 @@ is known, with everything about it: it allows, denies, or wants a person to be a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from pvemcp.access.elevation import Elevations, Raising
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.rules import (
     Asked,
+    Marks,
     about_reads,
     denies_read,
+    marks_in,
     matching,
     own_task,
     strictness,
@@ -23,7 +27,7 @@ from pvemcp.access.rules import (
 )
 from pvemcp.access.trouble import Trouble
 from pvemcp.call import GRANT, Call, Effect, Intent, Principal, Target, Verdict
-from pvemcp.errors import Denied
+from pvemcp.errors import Denied, Fault
 from pvemcp.settings.policy import Rule
 
 PROTECTED = "protected"
@@ -73,6 +77,11 @@ def _above(who: Principal, ceiling: Effect, step: str, effect: Effect) -> Denied
     )
 
 
+LEARNED, STALE = 2.0, 60.0
+"""Seconds after which tags and pools are learned anew, and after which they count as unknown."""
+_NEVER: tuple[float, dict[int, Marks]] = (-1e9, {})
+Resources = Callable[[str], Awaitable[list[dict[str, Any]]]]
+"""Returns the rows of /cluster/resources of one kind, as the call's token sees them."""
 Tainted = Callable[[Call], Sequence[str]]
 """Whose text a call's client has read before: `qemu/105 notes`."""
 
@@ -95,6 +104,9 @@ class Policy:
         self.freezes = freezes
         self.elevations = elevations
         self.trouble = trouble
+        self._marked = any(rule.tag or rule.pool for rule in self._reads)
+        self._marks: dict[str, tuple[float, dict[int, Marks]]] = {}
+        """Tags and pools of guests, by PVE token: when they were learned, and by vmid."""
         self._tainted = tainted
         self._now = now
 
@@ -107,7 +119,9 @@ class Policy:
             return Verdict.ALLOW
         self._check(call, effect)
         if self._reads and effect is Effect.READ:
-            rule = denies_read(self._reads, call, path, self._now())
+            rule = denies_read(
+                self._reads, call, path, self._now(), marks=partial(self._marks_of, call)
+            )
             if rule is not None:
                 raise Denied(
                     f"the policy denies {verb} {path} (rule {rule.name!r})",
@@ -120,6 +134,33 @@ class Policy:
             self.trouble.step(call, effect)
             self._check(call, effect)
         return Verdict.ALLOW
+
+    @property
+    def learns(self) -> bool:
+        """Whether a rule about reads asks for tags or pools."""
+        return self._marked
+
+    async def learn(self, call: Call, resources: Resources) -> None:
+        """Learn the tags and pools of guests, where a rule about reads asks for them."""
+        token = call.principal.token.id
+        if not self._marked or time.monotonic() - self._marks.get(token, _NEVER)[0] < LEARNED:
+            return
+        try:
+            rows = await resources("vm")
+        except Fault:  # what is not known is denied
+            self._marks.pop(token, None)
+            return
+        self._marks[token] = (time.monotonic(), {int(row["vmid"]): marks_in(row) for row in rows})
+
+    def read(self, call: Call, path: str, target: Target) -> str:
+        """Say what the rules make of a read, and which of them decides: to try rules out."""
+        marks = (frozenset(target.tags), target.pool) if target.known else None
+        rule = denies_read(self._reads, call, path, self._now(), marks=lambda _: marks)
+        return f"deny (rule {rule.name!r})" if rule else "allow (no rule denies it)"
+
+    def _marks_of(self, call: Call, vmid: int) -> Marks | None:
+        learned, known = self._marks.get(call.principal.token.id, _NEVER)
+        return known.get(vmid) if time.monotonic() - learned < STALE else None
 
     def ceiling(self, who: Principal) -> Effect:
         """Return the most that a caller may do now, with what a person has given it."""
@@ -189,6 +230,8 @@ def default(call: Call, intent: Intent, target: Target) -> Judgement:
         return Judgement(Verdict.ALLOW, "default: it is the client's own task")
     if target.protected or PROTECTED in target.tags:
         return Judgement(Verdict.ASK, "default: what is protected asks")
+    if target.kind == "guest" and not target.known:
+        return Judgement(Verdict.ASK, "default: a guest whose tags cannot be seen asks")
     if intent.effect is Effect.DESTROY:
         return Judgement(Verdict.ASK, "default: destroy asks")
     return Judgement(Verdict.ALLOW, "default: change is allowed")

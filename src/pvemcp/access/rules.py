@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from pvemcp.call import Call, Effect, Intent, Target, Verdict
 from pvemcp.settings.policy import Rule
 
-_GUEST = re.compile(r"/nodes/[^/]+/(?:qemu|lxc)/([0-9]+)(?:/|$)")
+_GUEST = re.compile(r"(?:/nodes/[^/]+/)?(?:qemu|lxc)/([0-9]+)(?:/|$)")
+"""In PVE's paths, and in the label of a command in a container."""
+_PROFILE = re.compile(r"host/(read|change|root)(?:/|$)")
 _NODE = re.compile(r"/nodes/([^/]+)")
 _STRICTNESS = {"allow": 0, "ask": 1, "deny": 2}
 
@@ -43,6 +46,7 @@ def _fits(rule: Rule, asked: Asked) -> bool:
         and _any(rule.tool, asked.tool)
         and _any(rule.client, asked.client)
         and _any(rule.path, intent.path)
+        and (not rule.profile or _profile(intent.verb, intent.path) in rule.profile)
         and (not rule.node or (target.node or intent.node).lower() in rule.node)
         and (rule.after_untrusted_text is None or rule.after_untrusted_text is asked.tainted)
         and now(rule, asked.moment)
@@ -69,13 +73,40 @@ def _fits_guest(rule: Rule, target: Target) -> bool:
     )
 
 
+def _profile(verb: str, path: str) -> str:
+    """Return the sandbox in which a command runs on the host, or nothing."""
+    found = _PROFILE.match(path) if verb == "RUN" else None
+    return found[1] if found else ""
+
+
 def about_reads(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     """Return the rules that are about reads: they are asked at each of them."""
     return tuple(rule for rule in rules if "read" in rule.effect)
 
 
-def denies_read(rules: Sequence[Rule], call: Call, path: str, moment: float) -> Rule | None:
-    """Return the rule that denies a read, from the path alone."""
+Marks = tuple[frozenset[str], str]
+"""Tags and pool of a guest."""
+
+
+def marks_in(row: Mapping[str, Any]) -> Marks:
+    """Return tags and pool of a row of /cluster/resources."""
+    tags = re.split(r"[;,\s]+", str(row.get("tags") or "").lower())
+    return frozenset(filter(None, tags)), str(row.get("pool") or "")
+
+
+def denies_read(
+    rules: Sequence[Rule],
+    call: Call,
+    path: str,
+    moment: float,
+    *,
+    marks: Callable[[int], Marks | None] = lambda _: None,
+) -> Rule | None:
+    """Return the rule that denies a read: from its path, and what is known of the guest in it.
+
+    Of a guest whose `marks` are None, a rule that denies by tag or pool fits, one that allows does
+    not.
+    """
     guest, node = _GUEST.match(path), _NODE.match(path)
     for rule in rules:
         fits = (
@@ -84,11 +115,24 @@ def denies_read(rules: Sequence[Rule], call: Call, path: str, moment: float) -> 
             and _any(rule.path, path)
             and (not rule.node or (node is not None and node[1].lower() in rule.node))
             and (not rule.vmid or (guest is not None and int(guest[1]) in rule.vmid))
+            and (not rule.profile or _profile("RUN", path) in rule.profile)
+            and (
+                not (rule.tag or rule.pool)
+                or (guest is not None and _marked(rule, guest[1], marks))
+            )
             and now(rule, moment)
         )
         if fits:
             return rule if rule.verdict == "deny" else None
     return None
+
+
+def _marked(rule: Rule, vmid: str, marks: Callable[[int], Marks | None]) -> bool:
+    found = marks(int(vmid))
+    if found is None:
+        return rule.verdict == "deny"
+    tags, pool = found
+    return (not rule.tag or not tags.isdisjoint(rule.tag)) and (not rule.pool or pool in rule.pool)
 
 
 def now(rule: Rule, moment: float) -> bool:

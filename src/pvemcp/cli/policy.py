@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import click
 
@@ -12,7 +12,8 @@ from pvemcp.settings.policy import Hours, Rule
 _DEFAULTS = (
     ("deny", "what touches users, tokens, ACLs, root@pam or the client's own account"),
     ("allow", "stopping a task that the client itself started"),
-    ("ask", "every write to a guest with PVE's protection flag or the tag `protected`"),
+    ("ask", "every write to a guest with PVE's protection flag or the tag `protected`, or unseen"),
+    ("ask", "a higher ceiling for a while (`elevate`); no rule allows it without a person"),
     ("ask", "the effect destroy; commands as root, by root on the host alone"),
     ("allow", "the effect change"),
 )
@@ -40,13 +41,19 @@ def show(context: click.Context) -> None:
 
 
 @policy.command()
-@click.option("--effect", type=click.Choice(("change", "destroy")), default="change")
+@click.option("--effect", type=click.Choice(("read", "change", "destroy")), default="change")
 @click.option("--tool", default="api_change", show_default=True)
-@click.option("--path", default="", help="PVE's path, such as /nodes/pve1/qemu/105/config.")
+@click.option(
+    "--path",
+    default="",
+    help="PVE's path, such as /nodes/pve1/qemu/105/config; of a command host/change or lxc/105.",
+)
 @click.option("--client", default="", help="Name of the grant.")
 @click.option("--tag", multiple=True, help="A tag of the guest; can be given several times.")
 @click.option("--pool", default="")
 @click.option("--protected", is_flag=True, help="PVE's protection flag is set.")
+@click.option("--unseen", is_flag=True, help="The token cannot see the guest's tags and pool.")
+@click.option("--after-untrusted-text", is_flag=True, help="The client has read others' text.")
 @click.pass_context
 def test(
     context: click.Context,
@@ -58,16 +65,25 @@ def test(
     tag: tuple[str, ...],
     pool: str,
     protected: bool,
+    unseen: bool,
+    after_untrusted_text: bool,
 ) -> None:
-    """Say which rule would decide about a write, now."""
+    """Say which rule would decide about a write, or a read, now."""
     from pvemcp.access.policy import Policy  # noqa: PLC0415 - only this command needs it
     from pvemcp.access.rules import target_at  # noqa: PLC0415
     from pvemcp.call import ApiToken, Call, Effect, Intent, Principal  # noqa: PLC0415
 
     who = Principal(client, Effect.DESTROY, ApiToken("-", ""), client)
     target = target_at(path, tags=tag, pool=pool, protected=protected)
-    intent = Intent("PUT", path, Effect.parse(effect), node=target.node)
-    found = Policy(words.settings(context).policy).judge(Call(who, tool, {}), [(intent, target)])
+    target = replace(target, known=not unseen)
+    read = ["a text of others"] if after_untrusted_text else []
+    policy = Policy(words.settings(context).policy, tainted=lambda _: read)
+    if effect == "read":
+        click.echo(words.printable(policy.read(Call(who, tool, {}), path, target)))
+        return
+    verb = "PUT" if path.startswith("/") else "RUN"
+    intent = Intent(verb, path, Effect.parse(effect), node=target.node)
+    found = policy.judge(Call(who, tool, {}), [(intent, target)])
     more = f", {found.persons} persons" if found.persons > 1 else ""
     where = ", not in the client's own dialog" if found.channel != "any" else ""
     click.echo(words.printable(f"{found.verdict}{more}{where} ({found.rule})"))

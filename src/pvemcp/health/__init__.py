@@ -9,6 +9,7 @@ from pvemcp.health.check import Check
 from pvemcp.health.cluster import check_cluster
 from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
+from pvemcp.health.policy import check_policy
 from pvemcp.health.pve import check_pve
 from pvemcp.health.tracing import check_tracing
 from pvemcp.health.upgrade import check_upgrade
@@ -26,6 +27,7 @@ async def checks(settings: Settings) -> list[Check]:
     return [
         *check_settings(settings, grants),
         *state,
+        *check_policy(settings, grants),
         *check_certificate(settings),
         *await check_listen(settings, grants),
         *await check_pve(settings, grants),

@@ -50,6 +50,11 @@ class Plan:
         return [(one.intent, one.target) for one in self.previews]
 
     @property
+    def judged(self) -> list[tuple[Intent, Target]]:
+        """Every write with everything that it touches, as the policy looks at it."""
+        return [(one.intent, each) for one in self.previews for each in (one.target, *one.also)]
+
+    @property
     def confirm(self) -> str:
         """What a person types to confirm what cannot be brought back; empty: a yes is enough."""
         return " ".join(dict.fromkeys(one.confirm for one in self.previews if one.confirm))

@@ -9,6 +9,9 @@ from typing import Any
 
 from pvemcp.call import Intent, Target
 
+NAMED = 20
+"""Further targets that a plan names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -48,6 +51,8 @@ class Preview:
     approval is void. No uptimes, sizes in use or other values that move by themselves."""
     confirm: str = ""
     """What a person types to confirm an irreversible loss: the guest's id, the volume's name."""
+    also: tuple[Target, ...] = ()
+    """Further guests, nodes and pools that it touches: the policy asks about them, too."""
     seconds: float = 0.0
     """How long it took to gather."""
 
@@ -55,15 +60,25 @@ class Preview:
     def bound(self) -> str:
         """The intent and the state it was planned for, in one canonical text."""
         return json.dumps(
-            [self.intent.said, self.target.id, self.state], sort_keys=True, default=str
+            [self.intent.said, self.target.id, [one.id for one in self.also], self.state],
+            sort_keys=True,
+            default=str,
         )
 
     def lines(self) -> list[str]:
         """Write it for a person, first line first."""
         listed = [f"- {self.intent.verb} {self.intent.path}: {self.does}"]
         listed += [f"    {name}: {text}" for name, text in self.facts]
+        if self.also:
+            listed.append(f"    touches also: {_named(self.also)}")
         listed += [f"    {change}" for change in self.changes]
         listed += [f"    LOST: {line}" for line in self.lost]
         listed += [f"    not seen: {line}" for line in self.unseen]
         listed.append(f"    undo: {self.undo or 'not possible'}")
         return listed
+
+
+def _named(targets: tuple[Target, ...]) -> str:
+    names = [f"{one.kind} {one.id} {one.name}".rstrip() for one in targets]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

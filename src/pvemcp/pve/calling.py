@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,9 @@ from pvemcp.pve.visibility import gap
 if TYPE_CHECKING:
     from pvemcp.pve.client import PveClient
 
+INVENTORY = "/cluster/resources"
+Learn = Callable[[Call, Callable[[str], Awaitable[list[dict[str, Any]]]]], Awaitable[None]]
+"""`(call, resources)`: lets the policy learn what it asks about, before each request."""
 Watch = Callable[["Pve", Intent], AbstractAsyncContextManager[Callable[[Answer], None]]]
 """Stands around every write that is sent: entered before, told of PVE's answer, left after."""
 
@@ -139,7 +142,7 @@ class Pve:
         The list is kept for a second and shared: do not change it or its rows.
         """
         found: list[dict[str, Any]] = await self._kept(
-            self._client.resources, "/cluster/resources", {"type": kind} if kind else {}
+            self._client.resources, INVENTORY, {"type": kind} if kind else {}
         )
         return found
 
@@ -177,6 +180,8 @@ class Pve:
     ) -> tuple[Prepared, Asked]:
         description = await self._client.description()
         prepared = self._client.prepare(description, verb, path, params=params)
+        if self._client.learn is not None and prepared.method.path != INVENTORY:
+            await self._client.learn(self.call, self.resources)
         self._permit(prepared)
         asked = Asked(
             prepared.method, prepared.path, self.call.principal.token.id, prepared.node, time.time()

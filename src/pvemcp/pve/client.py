@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pvemcp.call import Call, Permit, Principal
 from pvemcp.errors import Fault, Unavailable
-from pvemcp.pve.calling import Outcome, Pve, Watch, unwatched
+from pvemcp.pve.calling import Learn, Outcome, Pve, Watch, unwatched
 from pvemcp.pve.decode import Answer
 from pvemcp.pve.description import Description
 from pvemcp.pve.load import REMOTE, load_description
@@ -62,6 +62,7 @@ class PveClient:
     ) -> None:
         """Raises Misconfigured for a bad URL, CA file or fingerprint. Nothing is sent yet."""
         self.permit = permit
+        self.learn: Learn | None = None
         self.watch: Watch = unwatched
         self.transport = Transport(
             Address.parse(url, socket),

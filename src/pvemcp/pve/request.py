@@ -74,6 +74,10 @@ def prepare(
         target = target.replace(f"{{{name}}}", quote(value, safe=":@!"), 1)
     query, body, content_type = _encoded(method.verb, clean)
     node = match.values.get("node", "")
+    if node == "localhost":  # pveproxy's own alias: rules and audit would not know the node
+        raise Invalid(
+            "localhost is no node's name", hint="inventory_find(kind='nodes') names them."
+        )
     return Prepared(
         method=method,
         path=plain,

@@ -12,12 +12,13 @@ from pvemcp.errors import Misconfigured
 
 VERDICTS = ("allow", "ask", "deny")
 EFFECTS = ("read", "change", "destroy")
+PROFILES = ("read", "change", "root")
 CHANNELS = ("any", "person")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOURS = re.compile(
     r"(?:([a-z]{3})(?:-([a-z]{3}))? )?([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)"
 )
-_LISTS = ("effect", "tool", "path", "tag", "pool", "node", "client", "hours")
+_LISTS = ("effect", "tool", "path", "tag", "pool", "node", "client", "profile", "hours")
 KEYS = (
     "name", "verdict", *_LISTS, "vmid", "protected", "after_untrusted_text", "channel", "persons",
 )  # fmt: skip
@@ -56,6 +57,7 @@ class Rule:
     vmid: tuple[int, ...] = ()
     node: tuple[str, ...] = ()
     client: tuple[str, ...] = ()
+    profile: tuple[str, ...] = ()
     hours: tuple[Hours, ...] = ()
     protected: bool | None = None
     after_untrusted_text: bool | None = None
@@ -94,6 +96,8 @@ def _rule(where: str, given: Mapping[str, Any]) -> Rule:
     hours = tuple(_hours(where, text) for text in lists.pop("hours", ()))
     for effect in lists.get("effect", ()):
         _one_of(where, "effect", effect, EFFECTS)
+    for profile in lists.get("profile", ()):
+        _one_of(where, "profile", profile, PROFILES)
     rule = Rule(
         name=name,
         verdict=verdict,
@@ -115,11 +119,11 @@ def _refuse_reads(where: str, rule: Rule) -> None:
         return
     if rule.verdict == "ask":
         raise _wrong(where, "asks before reads", "Reads are allowed or denied: verdict = 'deny'.")
-    if rule.tag or rule.pool or rule.protected is not None:
+    if rule.protected is not None or rule.after_untrusted_text is not None:
         raise _wrong(
             where,
-            "is about reads, and about tags, pools or protection",
-            "For reads use path, vmid, node, tool or client; or PVE's own permissions.",
+            "is about reads, and about protection or what was read before",
+            "For reads use path, vmid, tag, pool, node, tool or client; or PVE's own permissions.",
         )
 
 

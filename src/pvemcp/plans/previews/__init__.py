@@ -13,6 +13,7 @@ from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import guest, things, volumes
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
+from pvemcp.plans.previews.named import named
 from pvemcp.plans.previews.plain import plain, target_of
 from pvemcp.pve.client import Pve
 
@@ -47,10 +48,11 @@ async def preview(pve: Pve, intent: Intent) -> Preview:
     try:
         made = await maker(pve, intent)
         undo = made.undo or promise(intent.verb, intent.template, intent.params).text
-        return replace(made, undo=undo)
+        made = replace(made, undo=undo)
     except Fault as fault:
         found = await plain(pve, intent)
-        return Preview(
+        made = Preview(
             intent, target_of(intent), does=found.does, unseen=(line(fault.message),),
             confirm=found.confirm,
         )  # fmt: skip
+    return replace(made, also=await named(pve, intent, made.target))

@@ -1,0 +1,128 @@
+"""Whom a write touches besides the guest in its path: the policy asks about each of them.
+
+A list of vmids, a volume's name, HA's `vm:100`, a restore over a guest, a pool's members, all
+guests of a node that goes down: whatever way leads to a guest, its tags, pool and protection count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pvemcp.call import Effect, Intent, Target
+from pvemcp.errors import Fault
+from pvemcp.plans.previews.guest import Guest
+from pvemcp.plans.previews.volumes import owner
+from pvemcp.pve.client import Pve
+
+_LISTS = ("vmid", "vms", "guests", "target-vmid", "sid", "resource", "id")
+"""Parameters that name guests: `100`, `100,101`, `vm:100`, `100-0`."""
+_NUMBERED = re.compile(r"(?:(?:vm|ct|qemu|lxc)[:/])?([1-9][0-9]{2,8})(?:-[0-9]+)?")
+_IN_GUEST = re.compile(r"(?:/nodes/[^/]+/)?(?:qemu|lxc)/([0-9]+)(?:/|$)")
+_CREATES = re.compile(r"POST /nodes/\{node\}/(?:qemu|lxc)")
+_ALL_OF_NODE = re.compile(
+    r"POST /nodes/\{node\}/(?:startall|stopall|suspendall|migrateall|status)"
+    r"|POST /cluster/bulk-action/guest/\w+"
+)
+_MOVES = re.compile(r"POST .*/(?:migrate|relocate|clone|migrateall|bulk-action/guest/migrate)")
+LOOKED_INTO = 8
+"""Guests whose configuration is read for PVE's protection flag; the others count as protected."""
+
+
+async def named(pve: Pve, intent: Intent, target: Target) -> tuple[Target, ...]:
+    """Return the further guests, nodes and pools that a write touches. Never raises a Fault."""
+    nodes = [Target("node", name, node=name) for name in _nodes(intent)]
+    pool = str(intent.params.get("poolid") or intent.params.get("pool") or "")
+    pools = [Target("pool", pool, pool=pool)] if pool else []
+    return (*nodes, *pools, *await _guests(pve, intent, target))
+
+
+def _nodes(intent: Intent) -> Iterable[str]:
+    """Return the nodes to which something is moved, and those that HA is told about."""
+    if not _MOVES.fullmatch(f"{intent.verb} {intent.template}"):
+        return ()
+    given = (intent.params.get(name) for name in ("target", "node"))
+    return (str(name) for name in given if name)
+
+
+async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
+    vmids = set(_vmids(intent)) - ({target.vmid} if target.kind in ("guest", "volume") else set())
+    everyone = _everyone(intent)
+    if not vmids and not everyone:
+        return ()
+    try:
+        rows = [row for row in await pve.resources() if row.get("type") in ("qemu", "lxc")]
+    except Fault:
+        return [_unseen(vmid) for vmid in sorted(vmids)] or [_unseen(0)]
+    by_id = {int(row["vmid"]): row for row in rows}
+    if everyone:
+        vmids |= {vmid for vmid, row in by_id.items() if everyone in ("*", row.get("node"))}
+    found = [_of(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
+    unseen = [] if _makes_a_new_one(intent) else sorted(vmids - set(by_id))
+    return [*await _protected(pve, intent, found), *map(_unseen, unseen)]
+
+
+def _vmids(intent: Intent) -> Iterable[int]:
+    if found := _IN_GUEST.match(intent.path):
+        yield int(found[1])
+    for name in _LISTS:
+        for word in _words(intent.params.get(name)):
+            if number := _NUMBERED.fullmatch(word):
+                yield int(number[1])
+    for value in intent.params.values():
+        for word in _words(value):
+            if ":" in word or "/" in word or name_of_volume(word):
+                yield from filter(None, [owner(word)])
+
+
+def name_of_volume(word: str) -> bool:
+    """Whether a word is a volume's name without its storage."""
+    return word.startswith(("vm-", "base-", "subvol-", "basevol-", "vzdump-"))
+
+
+def _words(value: Any) -> list[str]:
+    listed = value if isinstance(value, list) else [value]
+    return [word for each in listed for word in re.split(r"[,;\s=]+", str(each or "")) if word]
+
+
+def _everyone(intent: Intent) -> str:
+    """Return the node all of whose guests are meant, `*` for all nodes, or nothing."""
+    whole = _ALL_OF_NODE.fullmatch(f"{intent.verb} {intent.template}")
+    if whole and not intent.params.get("vms"):
+        return intent.node or "*"
+    if str(intent.params.get("all", "")) in ("1", "True", "true"):
+        return str(intent.params.get("node") or intent.node or "*")
+    return ""
+
+
+def _makes_a_new_one(intent: Intent) -> bool:
+    """Whether the vmid is that of a guest which is not there: PVE refuses one that is."""
+    creates = _CREATES.fullmatch(f"{intent.verb} {intent.template}") is not None
+    return creates and str(intent.params.get("force", "")) not in ("1", "True", "true")
+
+
+def _of(row: Mapping[str, Any]) -> Guest:
+    kind, node, vmid = str(row["type"]), str(row.get("node")), int(row["vmid"])
+    return Guest(f"/nodes/{node}/{kind}/{vmid}", kind, vmid, node, row)
+
+
+def _unseen(vmid: int) -> Target:
+    return Target("guest", str(vmid) if vmid else "unknown guests", vmid=vmid, known=False)
+
+
+async def _protected(pve: Pve, intent: Intent, found: Sequence[Guest]) -> list[Target]:
+    """Say which are protected. What destroys asks anyway: then no configuration is read."""
+    if intent.effect is Effect.DESTROY or len(found) > LOOKED_INTO:
+        return [guest.target(protected=True) for guest in found]
+    flags = await asyncio.gather(*(_flag(pve, guest) for guest in found))
+    return [guest.target(protected=flag) for guest, flag in zip(found, flags, strict=True)]
+
+
+async def _flag(pve: Pve, guest: Guest) -> bool:
+    try:
+        config = await pve.get(f"{guest.path}/config")
+    except Fault:
+        return True
+    return str(config.get("protection", 0)) == "1"

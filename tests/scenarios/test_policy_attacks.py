@@ -1,0 +1,126 @@
+"""Ways round a rule: other spellings, other methods, other names for the same guest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pvemcp.access.policy import Policy
+from pvemcp.call import Call
+from pvemcp.settings.policy import rules
+from tests.scenarios.rig import Caller, ToolFault, rig
+from tests.scenarios.test_approvals import refused
+from tests.scenarios.test_http import web
+from tests.scenarios.test_policy import policy
+
+PROD = {"name": "prod", "verdict": "deny", "tag": "prod"}
+
+
+async def denied(client: Caller, rule: str, tool: str, **arguments: Any) -> None:
+    """Call, and require that the rule stands in the way, or that PVE's own rules do before."""
+    text = await refused(client, tool, **arguments)
+    known = text.startswith(("invalid: ", "not_found: "))
+    assert f"rule {rule!r}" in text or known, (tool, arguments, text)
+
+
+async def test_a_guest_is_protected_whatever_names_it() -> None:
+    async with rig() as r, r.client(policy=policy(PROD)) as client:
+        change, destroy = "api_change", "api_destroy"
+        node, disk = "/nodes/pve1", "local-lvm:vm-100-disk-0"
+        for tool, arguments in (
+            (change, {"method": "PUT", "path": "/pools",
+                      "params": {"poolid": "lab", "vms": "100", "allow-move": 1}}),
+            (change, {"method": "PUT", "path": "/pools/prod",
+                      "params": {"vms": "100", "delete": 1}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump", "params": {"vmid": "106,100"}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump", "params": {"all": 1}}),
+            (destroy, {"path": f"{node}/storage/local-lvm/content/{disk}"}),
+            (destroy, {"method": "POST", "path": f"{node}/qemu", "params": {
+                "vmid": 100, "archive": "local:backup/vzdump-qemu-106-2026_01_01-00_00_00.vma.zst",
+                "force": 1}}),
+            (change, {"method": "PUT", "path": f"{node}/qemu/106/config",
+                      "params": {"scsi5": f"{disk},ro=1"}}),
+            ("guest_exec", {"guest": 102, "command": "true"}),
+            ("guest_exec", {"guest": "dns", "command": "true"}),
+            ("guest_file_write", {"guest": 102, "path": "/tmp/x", "content": "x"}),
+        ):  # fmt: skip
+            text = await refused(client, tool, **arguments)
+            assert "rule 'prod'" in text, (tool, arguments, text)
+        assert r.world.guests[100].running
+        assert r.running() == []
+        await client.call("guest_power", guests=106, action="start")
+
+
+PATH = {"name": "path", "verdict": "deny", "path": "/nodes/pve1/qemu/100/*"}
+NODE = {"name": "node", "verdict": "deny", "node": "pve1"}
+VMID = {"name": "vmid", "verdict": "deny", "vmid": 100}
+
+
+@pytest.mark.parametrize("rule", [PATH, NODE, VMID], ids=lambda rule: str(rule["name"]))
+async def test_a_path_cannot_be_spelled_round_a_rule(rule: dict[str, Any]) -> None:
+    async with rig() as r, r.client(policy=policy(rule)) as client:
+        end = "/status/shutdown"
+        for path in (
+            f"/nodes/pve1/qemu/100{end}",
+            f"/nodes/pve1/qemu/%31%30%30{end}",
+            f"//nodes//pve1/qemu/100{end}/",
+            f"/nodes/localhost/qemu/100{end}",
+            f"/nodes/LOCALHOST/qemu/100{end}",
+            f"/nodes/PVE1/qemu/100{end}",
+            f"/NODES/pve1/QEMU/100{end}",
+            f"/nodes/pve1/qemu/0100{end}",
+            f"/nodes/pve1/qemu/+100{end}",
+            f"/nodes/pve1/qemu/100.0{end}",
+            f"/nodes/pve1/qemu/\uff11\uff10\uff10{end}",
+            f"/nodes/pve1/qemu/100%2f..%2f100{end}",
+            f"/nodes/pve1/lxc/../qemu/100{end}",
+            f"/nodes/pve1%00/qemu/100{end}",
+            f"/api2/json/nodes/pve1/qemu/100{end}",
+        ):
+            with pytest.raises(ToolFault):
+                await client.call("api_change", method="POST", path=path)
+        await denied(client, str(rule["name"]), "guest_power", guests="web01", action="shutdown")
+        assert r.world.guests[100].running
+        assert r.running() == []
+
+
+async def test_a_guest_whose_tags_cannot_be_read_asks() -> None:
+    async with rig() as r:
+        r.world.add_role("Blind", "VM.PowerMgmt")
+        token = r.world.token("blind@pve", "t", roles={"/vms/106": "Blind"})
+        lab = policy({"name": "lab", "verdict": "allow", "tag": "lab"})
+        async with r.client(policy=lab, token=token) as client:
+            start = {"method": "POST", "path": "/nodes/pve1/qemu/106/status/start"}
+            text = await refused(client, "api_change", **start)
+            assert text.startswith("approval_needed: ")
+            assert r.approvals.all()[0].rule.startswith("default: ")
+        assert not r.world.guests[106].running
+        async with r.client(policy=lab) as client:
+            await client.call("api_change", **start)
+
+
+async def test_a_policy_that_breaks_lets_nothing_through() -> None:
+    def breaks(_: Call) -> list[str]:
+        raise RuntimeError("gone")
+
+    async with rig() as r, r.client(policy=Policy(tainted=breaks)) as client:
+        text = await refused(client, "guest_power", guests=106, action="start")
+        assert text.startswith("internal: ")
+        assert "gone" not in text
+        assert not r.world.guests[106].running
+
+
+async def test_reads_are_denied_by_tag_for_every_tool() -> None:
+    hidden = {"name": "hidden", "verdict": "deny", "effect": "read", "tag": "db"}
+    async with web(policy=None, rules=rules("policy", [hidden])) as w, w.client() as client:
+        path = "/nodes/pve1/qemu/101"
+        for tool, arguments in (
+            ("api_read", {"path": f"{path}/config"}),
+            ("api_read", {"path": "/nodes/pve1/qemu/%31%30%31/status/current"}),
+            ("guest_get", {"guest": "db01"}),
+            ("guest_file_read", {"guest": 101, "path": "/etc/passwd"}),
+        ):
+            assert "rule 'hidden'" in await refused(client, tool, **arguments)
+        await client.call("guest_get", guest=100)
+        await client.call("api_read", path="/nodes/pve1/qemu/100/config")
