@@ -70,9 +70,20 @@ def delete_batch(store: Store, settings: Settings, now: float) -> bool:
     too_large = used(store) > most(settings)
     last = _last_of_batch(store, float("inf") if too_large else before)
     deleted = last is not None and _delete(store, last)
+    deleted = _delete_changes(store, settings, now) or deleted
     if spare := _pragma(store, "freelist_count"):
         store.give_back(PAGES_BACK)
     return deleted or _pragma(store, "freelist_count") < spare
+
+
+def _delete_changes(store: Store, settings: Settings, now: float) -> bool:
+    """Delete some of the oldest changes that are beyond their age."""
+    if not settings.changes_keep_days:
+        return False
+    before = now - settings.changes_keep_days * DAY
+    old = "SELECT number FROM changes WHERE time < ? ORDER BY number LIMIT 50"
+    store.write("DELETE FROM commits WHERE until < ?", (before,))
+    return store.write(f"DELETE FROM changes WHERE number IN ({old})", (before,)) > 0  # noqa: S608
 
 
 def _delete(store: Store, last: int) -> bool:

@@ -16,7 +16,9 @@ from pvemcp.access.approvals import Approvals, Question
 from pvemcp.access.grants import Grants
 from pvemcp.access.policy import Judgement
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken, Call, Effect, Principal, Step, Verdict
+from pvemcp.call import ApiToken, Call, Effect, Intent, Principal, Step, Verdict
+from pvemcp.journal.book import Book
+from pvemcp.journal.change import Recipe, Request
 from pvemcp.listener import cannot_listen
 from pvemcp.sim.tls import make_certificates
 from pvemcp.store import Store
@@ -381,3 +383,26 @@ def test_what_would_be_lost_must_be_typed(pvemcp: Commands, given: tuple[str, ..
 
 def test_an_unknown_approval_is_named(pvemcp: Commands) -> None:
     assert "no approval ap-nope" in pvemcp("approvals", "show", "ap-nope", answer=2).stderr
+
+
+def test_changes_are_listed_and_shown_before_and_after(pvemcp: Commands) -> None:
+    principal = Principal("laptop", Effect.CHANGE, ApiToken("a@pve!b", "secret-of-the-token"))
+    call = Call(principal, "api_change", {})
+    path = "/nodes/pve1/qemu/100/config"
+    params = {"node": "pve1", "vmid": 100, "cores": 4, "cipassword": "swordfish"}
+    intent = Intent("PUT", path, Effect.CHANGE, template="/x", params=params, node="pve1")
+    with Store(pvemcp.state) as store:
+        book = Book(store)
+        id_ = book.open(call, intent, "guest qemu/100", {"cores": 2})
+        recipe = Recipe((Request("PUT", path, {"cores": 2}),))
+        book.close(id_, "done", after={"cores": 4}, recipe=recipe)
+    listed = pvemcp("changes", "list").stdout
+    assert id_ in listed
+    assert "laptop" in listed
+    shown = pvemcp("changes", "show", id_).stdout
+    assert "cores: 2 -> 4" in shown
+    assert f"PUT {path} cores=2" in shown
+    for words in (("list", "--json"), ("show", id_, "--json")):
+        assert "swordfish" not in pvemcp("changes", *words).stdout
+    assert "needs no confirmation" in pvemcp("changes", "confirm", id_, answer=2).stderr
+    assert "there is no change" in pvemcp("changes", "show", "ch-0", answer=2).stderr

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pvemcp.audit import Audit
+from pvemcp.call import ApiToken, Call, Effect, Intent, Principal
 from pvemcp.errors import Unavailable
+from pvemcp.journal.book import Book
 from pvemcp.retention import DAY, MOST_ROWS, delete_batch, most, used
 from pvemcp.settings import Settings
 from pvemcp.store import Store
@@ -111,3 +113,16 @@ def test_a_call_that_was_recorded_is_still_readable_after_a_cut(tmp_path: Path) 
         audit.record(call)
         cut(store, Settings(audit_keep_days=1, audit_max_mb=16))
         assert [entry.id for entry in audit.rows()] == [call.id]
+
+
+def test_changes_beyond_their_age_are_deleted_and_the_others_stay(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        book = Book(store)
+        principal = Principal("a", Effect.CHANGE, ApiToken("a@pve!b", "s"))
+        call = Call(principal, "api_change", {})
+        intent = Intent("PUT", "/pools", Effect.CHANGE, template="/pools")
+        old, new = (book.open(call, intent, "pool x", None) for _ in range(2))
+        store.write("UPDATE changes SET time = ? WHERE id = ?", (NOW - 91 * DAY, old))
+        store.write("UPDATE changes SET time = ? WHERE id = ?", (NOW - 89 * DAY, new))
+        cut(store, Settings(changes_keep_days=90))
+        assert [change.id for change in book.list()] == [new]

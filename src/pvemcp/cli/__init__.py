@@ -13,6 +13,7 @@ from pvemcp.cli.alert import alert
 from pvemcp.cli.approvals import approvals
 from pvemcp.cli.audit import audit
 from pvemcp.cli.backup import backup
+from pvemcp.cli.changes import changes
 from pvemcp.cli.check import connect, doctor
 from pvemcp.cli.client import client
 from pvemcp.cli.elevation import elevation
@@ -54,6 +55,7 @@ for command in (serve, stdio, demo, simulate, setup, migrate, client, grant, ses
     commands.add_command(command)
 for command in (
     approvals,
+    changes,
     policy,
     elevation,
     freeze,

@@ -137,3 +137,20 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "nothing"
     return str(value)
+
+
+def told(change: Change, when: str) -> list[str]:
+    """Describe a change for a person, line by line: what, who, before and after, the way back."""
+    ended = ": ".join(filter(None, [change.outcome, change.error]))
+    lines = [
+        f"{change.id}: {change.verb} {change.path} ({change.target})",
+        f"{when} by {change.client}, {change.tool}, call {change.call}: {ended}",
+        *([f"task {change.upid}"] if change.upid else []),
+        *([f"takes back {change.undoes}"] if change.undoes else []),
+        *([f"taken back by the call {change.undone_by}"] if change.undone_by else []),
+        *(f"  {line}" for line in compared(change.before, change.after)),
+    ]
+    if change.recipe.why_not:
+        return [*lines, f"undo: {change.recipe.text()}"]
+    lines += ["undo:", *(f"  {request}" for request in change.recipe.requests)]
+    return [*lines, *(f"  not brought back: {line}" for line in change.recipe.lost)]

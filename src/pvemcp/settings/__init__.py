@@ -246,8 +246,7 @@ class Settings:
     audit_anchor_file: Path | None = _setting(
         None,
         values.absolute,
-        "File to which the audit's head is appended each minute that something was recorded; best "
-        "on another machine, or append only (chattr +a).",
+        "File to which the head of the audit is appended; best append only, or elsewhere.",
     )
     policy: tuple[Rule, ...] = _setting(
         (),
@@ -268,6 +267,9 @@ class Settings:
     )
     elevation_minutes: int = _setting(
         60, values.integer(0, 1440), "Most minutes for which a person can raise a ceiling; 0: none."
+    )
+    changes_keep_days: int = _setting(
+        90, values.integer(0, 36500), "Days that the journal of changes goes back; 0: for ever."
     )
     safety_snapshots: int = _setting(
         3,

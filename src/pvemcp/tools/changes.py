@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pvemcp.call import Effect, Intent, Principal, planned
 from pvemcp.errors import Conflict, NotPlanned, Unavailable
-from pvemcp.journal.change import DIGEST, Change, Request, State, compared
+from pvemcp.journal.change import DIGEST, Change, Request, State, compared, told
 from pvemcp.journal.changes import Changes, subject_of_change
 from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import run_task
@@ -88,19 +88,9 @@ async def change_show(pve: Pve, changes: Changes, change: str, format: Format = 
 
 
 def _lines(change: Change, moved: list[str]) -> list[str]:
-    ended = ": ".join(filter(None, [change.outcome, change.error]))
-    lines = [
-        f"{change.id}: {change.verb} {change.path} ({change.target})",
-        f"{moment(change.time)} by {change.client}, {change.tool}, call {change.call}: {ended}",
-        *([f"task {change.upid}"] if change.upid else []),
-        *([f"takes back {change.undoes}"] if change.undoes else []),
-        *([f"taken back by the call {change.undone_by}"] if change.undone_by else []),
-        *(f"  {line}" for line in compared(change.before, change.after)),
-    ]
+    lines = told(change, moment(change.time))
     if change.recipe.why_not:
-        return [*lines, f"undo: {change.recipe.text()}"]
-    lines += ["undo:", *(f"  {request}" for request in change.recipe.requests)]
-    lines += [f"  not brought back: {line}" for line in change.recipe.lost]
+        return lines
     if moved:
         return [*lines, "since then, so that it cannot be undone now:", *(f"  {m}" for m in moved)]
     return [*lines, f'nothing has moved since: change_undo(change="{change.id}")']
