@@ -120,7 +120,9 @@ def test_all_that_stdio_reads_from_the_environment_is_passed_on() -> None:
         "page_url",
     }
     kinds = tuple(
-        "tls_ audit_ changes_ backup_ session call concurrent_ request result_ alert_ metrics_".split()
+        (
+            "tls_ audit_ changes_ backup_ session call concurrent_ request result_ alert_ metrics_"
+        ).split()
     )
     known = {
         item.env

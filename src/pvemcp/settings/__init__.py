@@ -244,9 +244,7 @@ class Settings:
         "Plans of one grant that may wait for a person at once; more are refused.",
     )
     audit_anchor_file: Path | None = _setting(
-        None,
-        values.absolute,
-        "File to which the head of the audit is appended; best append only, or elsewhere.",
+        None, values.absolute, "File to which the audit's head is appended; best append only."
     )
     policy: tuple[Rule, ...] = _setting(
         (),
