@@ -161,7 +161,7 @@ def test_looking_makes_no_state_folder_and_leaves_no_file_beside_the_database(
     found, grants = check_state(Settings(state_dir=state))
     assert all(check.ok for check in found)
     assert [grant.name for grant in grants] == ["laptop"]
-    assert [path.name for path in state.iterdir()] == ["pvemcp.db"]
+    assert sorted(path.name for path in state.iterdir()) == ["audit.key", "pvemcp.db"]
 
 
 def test_a_database_of_another_version_is_not_migrated_by_looking(tmp_path: Path) -> None:
