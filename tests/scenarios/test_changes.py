@@ -9,6 +9,7 @@ import pytest
 
 from pvemcp.journal.book import Book
 from pvemcp.journal.change import Change
+from pvemcp.sim.world import Volume
 from tests.scenarios.rig import Caller, Rig, ToolFault, rig
 
 QEMU = "/nodes/pve1/qemu"
@@ -205,3 +206,53 @@ async def test_reads_are_not_journaled_and_pay_nothing() -> None:
     async with rig() as r, r.client() as client:
         await client.call("guest_get", guest=vm(r, running=True))
         assert changes(r) == []
+
+
+async def test_a_file_of_a_vm_gets_its_former_content_again(era: str) -> None:
+    async with rig() as r, r.client(era=era) as client:
+        guest = next(g for g in r.world.guests.values() if g.type == "qemu" and g.agent_running)
+        files = Files({"/etc/motd": b"first\xff\n"})
+        guest.system = files
+        await client.call(
+            "guest_file_write", guest=guest.vmid, path="/etc/motd", content="second secret-word\n"
+        )
+        (change,) = changes(r)
+        text = await client.call("change_show", change=change.id)
+        assert "bytes: 7 -> 19" in text
+        assert "secret-word" not in text
+        await client.call("change_undo", change=change.id)
+        assert files.content["/etc/motd"] == b"first\xff\n"
+
+
+async def test_a_destroyed_guest_names_its_last_backup() -> None:
+    async with rig() as r, r.client() as client:
+        vmid = vm(r, running=False)
+        nas = r.world.storages["nas"]
+        volid = f"nas:backup/vzdump-qemu-{vmid}-2026_01_01-00_00_00.vma.zst"
+        nas.volumes.append(Volume(volid, "backup", 1, 2_000_000_000, "vma.zst", vmid))
+        await client.call("api_destroy", path=f"{QEMU}/{vmid}", params={"purge": 1})
+        (change,) = changes(r)
+        assert change.outcome == "done"
+        assert volid in change.undo
+
+
+class Files:
+    """The files of a guest."""
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        self.content = content
+
+    def start(self, argv: list[str], stdin: bytes) -> int:
+        """Run nothing."""
+        raise FileNotFoundError(argv[0], stdin)
+
+    def status(self, pid: int) -> None:
+        """Know no program."""
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        return self.content[path]
+
+    def write(self, path: str, content: bytes) -> None:
+        """Take the content of a file."""
+        self.content[path] = content

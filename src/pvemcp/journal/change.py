@@ -9,6 +9,8 @@ from typing import Any
 State = dict[str, Any]
 """What of a target can be compared: flat, names as PVE has them. Empty: it is not there."""
 
+LONGEST = 400
+"""Characters of a value that are shown."""
 DIGEST = "digest"
 """The key of a state that is PVE's own digest of it: not compared, but sent with an undo."""
 
@@ -22,8 +24,13 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        said = " ".join(f"{name}={value}" for name, value in self.params.items())
+        said = " ".join(f"{name}={_short(value)}" for name, value in self.params.items())
         return f"{self.verb} {self.path} {said}".rstrip()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:40]}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ class Change:
 def differences(old: State, new: State, keys: tuple[str, ...] = ()) -> list[str]:
     """Return the names whose values differ, of `keys` or of all."""
     names = keys or tuple(dict.fromkeys([*old, *new]))
-    return [name for name in names if name != DIGEST and old.get(name) != new.get(name)]
+    shown = (name for name in names if name != DIGEST and not name.startswith("_"))
+    return [name for name in shown if old.get(name) != new.get(name)]
 
 
 def compared(old: State | None, new: State | None, keys: tuple[str, ...] = ()) -> list[str]:

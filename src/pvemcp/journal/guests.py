@@ -9,6 +9,7 @@ from typing import Any
 from pvemcp.journal.change import Recipe, Request, State, never
 from pvemcp.journal.config import PENDING, config_reader, config_subject, config_undo, guest_path
 from pvemcp.journal.drives import volume_of
+from pvemcp.journal.files import destroyed, destroyed_reader, file_reader, file_undo
 from pvemcp.journal.subject import Facts, Reader, Subject, absent_or, nothing
 from pvemcp.journal.undoable import promise
 from pvemcp.pve.client import Pve
@@ -21,31 +22,41 @@ SAFETY = "pvemcp-"
 def guest_subject(verb: str, template: str, params: Mapping[str, Any]) -> Subject | None:
     """Return the subject of a change to a guest, or None for other paths."""
     found = _GUEST.fullmatch(template)
-    if found is None or found["rest"].startswith("/firewall") or "vmid" not in params:
+    if found is None or "vmid" not in params:
         return None
     rest = found["rest"]
+    if rest.startswith("/firewall") or rest == "/snapshot/{snapname}/config":
+        return None  # lists, and plain settings
     if rest == "/config":
         return config_subject(template, params)
     path = guest_path(params, template)
     if not found["at"]:
         return _subject(path, config_reader(path), _created)
-    if rest in ("/resize", "/template", "") and verb != "GET":
-        return _subject(path, config_reader(path), _never)
     if rest == "/clone":
         new = f"/nodes/{params.get('target') or params['node']}/{found[1]}/{params['newid']}"
         return _subject(new, config_reader(new), _created)
+    reader, undo = _part(verb, rest, path, params)
+    return _subject(path, reader, undo)
+
+
+def _part(
+    verb: str, rest: str, path: str, params: Mapping[str, Any]
+) -> tuple[Reader, Callable[[Facts], Recipe]]:
+    """Return how a part of a guest is read, and how a change of it is taken back."""
+    config = config_reader(path)
     kinds: dict[str, tuple[Reader, Callable[[Facts], Recipe]]] = {
+        "": (destroyed_reader(config, params), destroyed) if verb == "DELETE" else (config, _never),
+        "agent/file-write": (file_reader(path, str(params.get("file"))), file_undo),
         "status": (_power_reader(path), _power),
         "snapshot": (_snapshot_reader(path), _snapshot),
         "migrate": (_place_reader(path, params), _migrated),
-        "move_disk": (config_reader(path), _moved),
-        "move_volume": (config_reader(path), _moved),
+        "move_disk": (config, _moved),
+        "move_volume": (config, _moved),
+        "resize": (config, _never),
+        "template": (config, _never),
     }
-    word = rest.split("/")[1]
-    if rest.endswith("/snapshot/{snapname}/config"):
-        return None  # plain settings
-    reader, undo = kinds.get(word, (nothing, _never))
-    return _subject(path, reader, undo)
+    word = rest.strip("/")
+    return kinds.get(word) or kinds.get(word.split("/")[0]) or (nothing, _never)
 
 
 def _subject(path: str, reader: Reader, undo: Callable[[Facts], Recipe]) -> Subject:

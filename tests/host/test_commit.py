@@ -1,0 +1,61 @@
+"""Commit-confirm with the real systemd and the installed helper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.host.machine import Machine
+from tests.host.served import Served
+from tests.host.test_helper import ask, refusal
+from tests.host.waiting import until
+
+FILE = "/etc/network/interfaces"
+CHANGE = "ch-00000000c0"
+
+
+def operation(name: str, **params: Any) -> dict[str, Any]:
+    return {"request": {"do": "operation", "name": name, "params": params, "timeout": 20}}
+
+
+def write(machine: Machine, text: str) -> None:
+    """Write the file of the network's interfaces."""
+    machine.run(["mkdir", "-p", str(Path(FILE).parent)])
+    machine.run(["tee", FILE], stdin=text.encode())
+
+
+def begin(host: Served, seconds: int) -> None:
+    """Arm the way back, as the service's user."""
+    asked = operation("commit-begin", change=CHANGE, seconds=seconds, kind="network")
+    assert ask(host, asked)[0][-1][0] == "X"
+
+
+def test_what_nobody_confirms_is_put_back_though_service_and_helper_are_dead(host: Served) -> None:
+    machine = host.machine
+    write(machine, "auto lo\niface lo inet loopback\n")
+    begin(host, 5)
+    write(machine, "broken\n")
+    machine.run(["systemctl", "kill", "--signal=KILL", "pvemcp.service", "pvemcp-helper.service"])
+    until(
+        lambda: "loopback" in machine.run(["cat", FILE]).stdout or None,
+        "the interfaces as they were",
+        seconds=60,
+    )
+    machine.run(["systemctl", "start", "pvemcp.service"])
+
+
+def test_what_is_confirmed_stands_and_no_timer_is_left(host: Served) -> None:
+    machine = host.machine
+    write(machine, "auto lo\niface lo inet loopback\n")
+    begin(host, 30)
+    write(machine, "auto lo\n")
+    ask(host, operation("commit-confirm", change=CHANGE))
+    timers = machine.run(["systemctl", "list-timers", "--all", "pvemcp-commit-*"]).stdout
+    assert "0 timers listed" in timers
+    assert machine.run(["cat", FILE]).stdout == "auto lo\n"
+
+
+def test_nobody_chooses_another_file(host: Served) -> None:
+    for kind in ("/etc/shadow", "service; reboot", "../x"):
+        asked = operation("commit-begin", change=CHANGE, seconds=30, kind=kind)
+        assert "what is changed" in refusal(ask(host, asked)[0])
