@@ -34,7 +34,7 @@ async def audit_search(
     format: Format = "text",
 ) -> str:
     """Search your calls in the audit, newest first; all clients' for who may change PVE itself."""
-    everybody = await _administers(pve)
+    everybody = await administers(pve)
     who = pve.call.principal
     grant = None if everybody else who.grant or who.name
     entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, grant=grant)
@@ -47,7 +47,7 @@ async def audit_search(
     return write(page, query.fields, format=format, head=head, notes=notes)
 
 
-async def _administers(pve: Pve) -> bool:
+async def administers(pve: Pve) -> bool:
     path, privilege = ADMINISTERS
     try:
         found = await pve.permissions(path)

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pvemcp.call import Effect, Intent, Principal, planned
+from pvemcp.call import Effect, Intent, planned
 from pvemcp.errors import Conflict, NotPlanned, Unavailable
 from pvemcp.journal.change import DIGEST, Change, Request, State, compared, told
 from pvemcp.journal.changes import Changes, subject_of_change
 from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import run_task
+from pvemcp.tools.audit import administers
 from pvemcp.tools.guests import GuestName, locate
 from pvemcp.tools.render import json_within_budget, moment, within_budget
 from pvemcp.tools.rows import Page, write
@@ -33,15 +34,13 @@ async def change_list(
     limit: Annotated[int, Field(ge=1, le=500)] = 20,
     format: Format = "text",
 ) -> str:
-    """List your changes to PVE, newest first, and whether each can be undone."""
+    """List your changes to PVE (all, if you administer PVE), and whether each can be undone."""
     target = ""
     if guest is not None:
         found = await locate(pve, guest)
         target = f"guest {found.type}/{found.vmid}"
     after = moment_since(since) if since else 0.0
-    listed = changes.book.list(
-        grant=whose(pve.call.principal), since=after, target=target, limit=limit + 1
-    )
+    listed = changes.book.list(grant=await _whose(pve), since=after, target=target, limit=limit + 1)
     more, listed = len(listed) > limit, listed[:limit]
     running = [c for c in listed if c.outcome == "running"][:LOOKED_AT]
     ended = {c.id: await changes.completed(pve, c) for c in running}
@@ -51,9 +50,10 @@ async def change_list(
     return write(page, COLUMNS, format=format, head=head, notes=[])
 
 
-def whose(who: Principal) -> str | None:
-    """Return the grant whose changes a caller sees."""
-    return who.grant or who.name
+async def _whose(pve: Pve) -> str | None:
+    """Return the grant whose changes a caller sees; None: all, for who administers PVE."""
+    who = pve.call.principal
+    return None if await administers(pve) else who.grant or who.name
 
 
 def _row(change: Change) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _row(change: Change) -> dict[str, Any]:
 @tool()
 async def change_show(pve: Pve, changes: Changes, change: str, format: Format = "text") -> str:
     """Show a change: before and after, how it is undone, what has moved since."""
-    found = await changes.completed(pve, _own(pve, changes, change))
+    found = await changes.completed(pve, await _own(pve, changes, change))
     now = await _now(pve, found) if found.after is not None else None
     moved = compared(found.after, now, found.recipe.keys) if found.after is not None else []
     if format == "json":
@@ -96,8 +96,8 @@ def _lines(change: Change, moved: list[str]) -> list[str]:
     return [*lines, f'nothing has moved since: change_undo(change="{change.id}")']
 
 
-def _own(pve: Pve, changes: Changes, id_: str) -> Change:
-    return changes.book.get(id_, grant=whose(pve.call.principal))
+async def _own(pve: Pve, changes: Changes, id_: str) -> Change:
+    return changes.book.get(id_, grant=await _whose(pve))
 
 
 async def _now(pve: Pve, change: Change) -> State:
@@ -107,7 +107,7 @@ async def _now(pve: Pve, change: Change) -> State:
 @tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
 async def change_undo(pve: Pve, changes: Changes, change: str, wait: Wait = 120) -> str:
     """Take one of your changes back, unless its target has moved on since."""
-    found = await changes.completed(pve, _own(pve, changes, change))
+    found = await changes.completed(pve, await _own(pve, changes, change))
     _refuse(found)
     now = await _now(pve, found)
     if moved := compared(found.after, now, found.recipe.keys):
@@ -162,7 +162,7 @@ async def _send(pve: Pve, request: Request, *, wait: float) -> None:
 @tool(effect=Effect.CHANGE)
 async def change_confirm(pve: Pve, changes: Changes, change: str) -> str:
     """Let a change stand that could have locked you out, within its time, over a new connection."""
-    found = _own(pve, changes, change)
+    found = await _own(pve, changes, change)
     intent = Intent("RUN", f"change/{found.id}/confirm", Effect.CHANGE)
     if pve.call.planning is not None:
         changes.commits.get(found.id)
