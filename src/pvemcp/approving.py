@@ -81,8 +81,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     """Plan a tool's run, and run it if it may be.
 
     Returns the tool's own answer, a plan as text, or an input-required answer as a dictionary.
-    Raises Denied, ApprovalNeeded, and the Faults of
-    the tool.
+    Raises Denied, ApprovalNeeded, and the Faults of the tool.
     """
     plan, answer = await _plan(gate, request, run)
     if plan is None:
@@ -150,7 +149,7 @@ async def _approved(
     gate: Gate, request: Request, plan: Plan, judgement: Judgement, run: Run
 ) -> Plan | dict[str, Any]:
     """Return the plan once a person has approved it, or the question to the client."""
-    call, grant = request.call, request.call.principal.grant or request.call.principal.name
+    call, grant = request.call, request.call.principal.owner
     asked_before = request.params.request_state or ""
     id_ = asked_before or request.approval
     if asked_before:
@@ -164,8 +163,8 @@ async def _approved(
             asked = await _ask(gate, request, approval)
             if asked is not None:
                 return asked
-    if gate.approvals.get(id_).state == "waiting":
-        raise _needed(gate, gate.approvals.get(id_))
+    if (found := gate.approvals.get(id_)).state == "waiting":
+        raise _needed(gate, found)
     fresh, _ = await _plan(gate, request, run)
     if fresh is None:
         raise Denied("what was approved no longer does anything", hint="Look at the target again.")

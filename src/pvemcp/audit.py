@@ -156,16 +156,8 @@ class Audit:
         """Return the newest record of the chain."""
         return self._linked().head()
 
-    def head_number(self) -> int:
-        """Return the number of the newest record, 0 before any."""
-        head = self.head()
-        return head.number if head else 0
-
-    def anchor(self) -> str:
-        """Write the chain's head to the journal, and return that line; "" before any record."""
-        head = self.head()
-        if head is None:
-            return ""
+    def anchor(self, head: Head) -> str:
+        """Write a head of the chain to the journal, and return that line."""
         line = _json({"event": ANCHOR, "number": head.number, "mac": head.mac})
         self._line(line)
         return line

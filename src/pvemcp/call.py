@@ -60,6 +60,12 @@ class Principal:
     token: ApiToken
     grant: str = ""
     address: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Whose things are: the grant's id, or the name of a caller without a grant."""
+        return self.grant or self.name
+
     opened: float = field(default=0.0, compare=False)
     """Since when its connection is open, in seconds since the epoch; 0: it is no network's."""
 

@@ -34,13 +34,13 @@ DAY = 86400.0
 
 async def anchoring(audit: Audit, file: Path | None) -> None:
     """Tell the journal, and a file, the audit's head each minute in which it moved, for ever."""
-    told = audit.head_number()
+    told = audit.head()
     while True:
         await asyncio.sleep(ANCHOR_EVERY)
         try:
-            if audit.head_number() == told:
+            if (head := audit.head()) is None or head == told:
                 continue
-            line, told = audit.anchor(), audit.head_number()
+            line, told = audit.anchor(head), head
             if file is not None:
                 with file.open("a", encoding="utf-8") as lines:
                     lines.write(f"{line}\n")

@@ -160,7 +160,7 @@ def _sealed(service: Service) -> RequestStateBoundary:
 
     def who(ctx: Context) -> str:
         principal = service.principal(ctx)
-        return principal.grant or principal.name
+        return principal.owner
 
     security = RequestStateSecurity(keys=[service.state_key], ttl=3600, bind_principal=who)
     return RequestStateBoundary(security, default_audience="pvemcp")

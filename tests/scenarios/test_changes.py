@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
-
 from pvemcp.journal.book import Book
 from pvemcp.journal.change import Change
 from pvemcp.sim.world import Volume
-from tests.scenarios.rig import Caller, Rig, ToolFault, rig
+from tests.scenarios.rig import Caller, Rig, rig
+from tests.scenarios.test_approvals import refused
 
 QEMU = "/nodes/pve1/qemu"
 
@@ -27,13 +26,6 @@ def vm(r: Rig, *, running: bool) -> int:
 def changes(r: Rig) -> list[Change]:
     """Return the journal, newest first."""
     return Book(r.store).list()
-
-
-async def refused(client: Caller, tool: str, **arguments: Any) -> str:
-    """Call, and return the text of the error."""
-    with pytest.raises(ToolFault) as caught:
-        await client.call(tool, **arguments)
-    return str(caught.value)
 
 
 async def configure(client: Caller, vmid: int, **params: Any) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from pvemcp.access.grants import Grants
 from pvemcp.call import ApiToken, Effect
 from pvemcp.journal.book import Book
 from pvemcp.sim.world import make_world
 from pvemcp.store import Store
-from tests.scenarios.rig import Caller, Rig, ToolFault, rig
+from tests.scenarios.rig import Rig, rig
+from tests.scenarios.test_approvals import refused
 from tests.scenarios.test_process import call, served, simulated
 
 ON = {"method": "PUT", "path": "/cluster/firewall/options", "params": {"enable": 1}}
@@ -24,13 +24,6 @@ ON = {"method": "PUT", "path": "/cluster/firewall/options", "params": {"enable":
 def enabled(r: Rig) -> Any:
     """Return whether the cluster's firewall is on."""
     return r.world.firewall_options.get("cluster", {}).get("enable", 0)
-
-
-async def refused(client: Caller, tool: str, **arguments: Any) -> str:
-    """Call, and return the text of the error."""
-    with pytest.raises(ToolFault) as caught:
-        await client.call(tool, **arguments)
-    return str(caught.value)
 
 
 def change_in(text: str) -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import random
-import re
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from pvemcp.store import Store
 from pvemcp.verifying import verify
 from tests.scenarios.browsing import Person
 from tests.scenarios.rig import ERAS, Caller
+from tests.scenarios.test_approvals import id_in
 from tests.unit.certificates import certificate
 
 META = {
@@ -206,7 +206,7 @@ async def test_a_kill_at_any_moment_leaves_no_approval_to_be_used_twice(tmp_path
             done = len([task for task in world.tasks if task.type == "qmreset"])
             async with served(env) as service, aiohttp.ClientSession() as session:
                 asked = [await reset(session, service.url, secret, vmid) for vmid in vmids]
-                ids = [approval_in(text) for text in asked]
+                ids = [id_in(text) for text in asked]
                 with Store(tmp_path) as store:
                     for id_ in ids:
                         approvals.Approvals(store).approve(id_, root)
@@ -236,13 +236,6 @@ async def reset(
     """Ask for a reset of a guest, perhaps with an approval."""
     arguments = {"guests": vmid, "action": "reset", "approval": approval}
     return await call(session, url, secret, "guest_power", arguments)
-
-
-def approval_in(text: str) -> str:
-    """Return the id of the approval that an answer names."""
-    found = re.search(r"approval=(ap-[0-9a-f]+)", text)
-    assert found is not None, text
-    return found[1]
 
 
 async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Path) -> None:

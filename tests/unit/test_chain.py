@@ -228,7 +228,10 @@ def pvemcp(tmp_path: Path) -> Run:
 def test_the_command_line_verifies_and_exports(tmp_path: Path, pvemcp: Run) -> None:
     record(tmp_path, 3)
     with Store(tmp_path) as store:
-        anchor = Audit(store, None).anchor()
+        audit = Audit(store, None)
+        head = audit.head()
+        assert head is not None
+        anchor = audit.anchor(head)
         Audit(store, None).event("freeze", {"by": "root"})
     done = pvemcp("audit", "verify", "--anchors", "-", stdin=anchor)
     assert (done.returncode, "1 anchors agree" in done.stdout) == (0, True)

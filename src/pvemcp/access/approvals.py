@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pvemcp.access.events import Event, untold
 from pvemcp.access.policy import Judgement
 from pvemcp.call import Call
 from pvemcp.errors import Conflict, Denied, Invalid, Limited, Missing
 from pvemcp.store import Store
 
-State = Literal["waiting", "approved", "denied", "used", "void", "expired"]
+State = Literal["waiting", "approved", "denied", "used", "expired"]
 Channel = Literal["client", "host", "page"]
 
 KEEP = 30 * 86400.0
@@ -33,9 +34,6 @@ _COLUMNS = (
 _INSERT = f"INSERT INTO approvals ({_COLUMNS}) VALUES ({', '.join('?' * 18)})"  # noqa: S608
 _SELECT = f"SELECT {_COLUMNS} FROM approvals"  # noqa: S608
 _LIVE = ("waiting", "approved")
-
-Event = Callable[[str, Mapping[str, Any]], None]
-"""`(kind, about)`: told of everything that happens to an approval, for the audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class Approvals:
         *,
         ttl: float = 600.0,
         most: int = 20,
-        event: Event = lambda _kind, _about: None,
+        event: Event = untold,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`ttl`: seconds until a question expires; `most`: how many of one grant may wait."""
@@ -129,7 +127,7 @@ class Approvals:
 
         Raises Limited when too many questions of this grant wait.
         """
-        grant = call.principal.grant or call.principal.name
+        grant = call.principal.owner
         with self._store.whole():
             found = self._live(grant, question.digest)
             if found is not None:
@@ -252,14 +250,6 @@ class Approvals:
                 hint="Make the call without it: a person is asked anew.",
             )
         return self._told("used", id_)
-
-    def void(self, id_: str, why: str) -> Approval:
-        """End an approval whose plan no longer holds."""
-        sql = "UPDATE approvals SET state = 'void' WHERE id = ? AND state IN (?, ?)"
-        self._store.write(sql, (id_, *_LIVE))
-        found = self.get(id_)
-        self._tell("void", found, why=why)
-        return found
 
     def _answerable(self, id_: str, person: Person, *, denying: bool = False) -> Approval:
         found = self.get(id_)

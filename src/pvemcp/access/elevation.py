@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pvemcp.access.events import Event, untold
 from pvemcp.call import GRANT, Call, Effect, Intent, Principal, Step, ToolsChanged, Verdict
 from pvemcp.errors import Denied, Invalid, Missing, NotPlanned
 from pvemcp.store import Store
-
-Event = Callable[[str, Mapping[str, Any]], None]
 
 _COLUMNS = "grant_id, client, base, effect, since, until, person, reason, approval"
 
@@ -46,11 +45,6 @@ class Elevation:
         )
 
 
-def key_of(who: Principal) -> str:
-    """Return whose elevation a caller's is."""
-    return who.grant or who.name
-
-
 class Elevations:
     """The elevations of one service. `most`: minutes of the longest; 0: nobody is elevated."""
 
@@ -59,7 +53,7 @@ class Elevations:
         store: Store,
         *,
         most: int = 60,
-        event: Event = lambda _kind, _about: None,
+        event: Event = untold,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.most = most
@@ -72,7 +66,7 @@ class Elevations:
         """Return a caller's ceiling now."""
         rows = self._store.rows(
             "SELECT effect FROM elevations WHERE grant_id = ? AND until > ?",
-            (key_of(who), self._now()),
+            (who.owner, self._now()),
         )
         return max(who.ceiling, Effect.parse(rows[0][0])) if rows and self.most else who.ceiling
 
@@ -88,7 +82,7 @@ class Elevations:
         """Elevate the caller from now on; an elevation that is there already becomes this one."""
         who, now = call.principal, self._now()
         made = Elevation(
-            key_of(who), who.name, who.ceiling, effect, now, now + minutes * 60,
+            who.owner, who.name, who.ceiling, effect, now, now + minutes * 60,
             call.approved_by, " ".join(reason.split()), call.approval,
         )  # fmt: skip
         self._store.write(
@@ -150,7 +144,7 @@ class Raising:
             f"clients/{call.principal.name}/ceiling",
             effect,
             params={
-                "grant": key_of(call.principal), "from": str(call.principal.ceiling),
+                "grant": call.principal.owner, "from": str(call.principal.ceiling),
                 "effect": str(effect), "minutes": minutes, "reason": reason,
             },
         )  # fmt: skip

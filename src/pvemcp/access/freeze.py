@@ -7,10 +7,10 @@ step looks there: it takes microseconds, and counts at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from pvemcp.access.events import Event, untold
 from pvemcp.call import Call, Effect
 from pvemcp.errors import Denied, Missing
 from pvemcp.store import Store
@@ -18,8 +18,6 @@ from pvemcp.store import Store
 MODES = ("read-only", "all")
 """What still goes through: reads, or nothing at all."""
 EVERYONE = ""
-
-Event = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Freezes:
         self,
         store: Store,
         *,
-        event: Event = lambda _kind, _about: None,
+        event: Event = untold,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -94,19 +92,22 @@ class Freezes:
         found = [each for each in held if each.client in (EVERYONE, client)]
         return max(found, key=lambda each: MODES.index(each.mode), default=None)
 
+    def _stopping(self, client: str, effect: Effect) -> Freeze | None:
+        found = self.of(client)
+        reads = found is not None and found.mode == "read-only" and effect is Effect.READ
+        return None if reads else found
+
     def stops(self, client: str, effect: Effect) -> str:
         """Say why something of a client with this effect may not go on; "" when it may."""
-        found = self.of(client)
-        if found is None or (found.mode == "read-only" and effect is Effect.READ):
-            return ""
-        return str(found)
+        found = self._stopping(client, effect)
+        return str(found) if found is not None else ""
 
     def check(self, call: Call, effect: Effect) -> None:
         """Raise Denied when a freeze is in the way of a step with this effect."""
-        if not self.stops(call.principal.name, effect):
+        found = self._stopping(call.principal.name, effect)
+        if found is None:
             return
-        found = self.of(call.principal.name)
-        client = f" --client {found.client}" if found and found.client else ""
+        client = f" --client {found.client}" if found.client else ""
         raise Denied(
             f"{found}. This step was not done.",
             hint=f"A person thaws it on the host: pvemcp thaw{client}.",

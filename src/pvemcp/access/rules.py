@@ -90,8 +90,13 @@ Marks = tuple[frozenset[str], str]
 
 def marks_in(row: Mapping[str, Any]) -> Marks:
     """Return tags and pool of a row of /cluster/resources."""
+    return frozenset(tags_in(row)), str(row.get("pool") or "")
+
+
+def tags_in(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tags of a row of /cluster/resources, in lower case."""
     tags = re.split(r"[;,\s]+", str(row.get("tags") or "").lower())
-    return frozenset(filter(None, tags)), str(row.get("pool") or "")
+    return tuple(filter(None, tags))
 
 
 def denies_read(

@@ -47,4 +47,4 @@ class Taints:
 
 def _key(call: Call) -> tuple[str, str]:
     who = call.principal
-    return who.grant or who.name, who.address
+    return who.owner, who.address

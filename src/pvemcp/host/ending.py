@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pvemcp.errors import Unavailable
+from pvemcp.host.ended import output_of
 from pvemcp.host.executor import Executor
 
 SECONDS = 30
@@ -18,7 +17,7 @@ async def end_jobs(executor: Executor, why: Callable[[Mapping[str, Any]], str]) 
 
     A row has job, owner and profile. Raises Unavailable, and the Fault of a refusal.
     """
-    rows = json.loads(await _operation(executor, "job-list", {}) or b"[]")
+    rows = json.loads(await _operation(executor, "job-list", {}) or "[]")
     ended = []
     for row in rows:
         if row["running"] and why(row):
@@ -27,21 +26,7 @@ async def end_jobs(executor: Executor, why: Callable[[Mapping[str, Any]], str]) 
     return ended
 
 
-async def _operation(executor: Executor, name: str, params: Mapping[str, Any]) -> bytes:
-    link = await executor.open(
-        {"do": "operation", "name": name, "params": dict(params), "timeout": SECONDS,
-         "owner": "pvemcp", "call": "freeze"}
-    )  # fmt: skip
-    written = []
-    try:
-        async with asyncio.timeout(SECONDS):
-            while frame := await link.receive():
-                if frame.kind == "O":
-                    written.append(frame.payload)
-                elif frame.kind == "X":
-                    return b"".join(written)
-    except TimeoutError:
-        pass
-    finally:
-        link.close()
-    raise Unavailable(f"{name} did not end")
+async def _operation(executor: Executor, name: str, params: Mapping[str, Any]) -> str:
+    request = {"do": "operation", "name": name, "params": dict(params), "timeout": SECONDS}
+    link = await executor.open({**request, "owner": "pvemcp", "call": "freeze"})
+    return await output_of(link, name)

@@ -280,7 +280,7 @@ class Host:
     def who(self) -> dict[str, str]:
         """Return who asks, for the helper's journal."""
         return {
-            "owner": self.call.principal.grant or self.call.principal.name,
+            "owner": self.call.principal.owner,
             "call": self.call.id,
         }
 

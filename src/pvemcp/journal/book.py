@@ -52,7 +52,7 @@ class Book:
         shown = redact({k: v for k, v in intent.params.items() if k != "node"}, self._known)
         sealed = {"params": dict(intent.params), "before": before, "after": None, "recipe": None}
         row = (
-            id_, call.id, self._process, self._now(), None, who.name, who.grant or who.name,
+            id_, call.id, self._process, self._now(), None, who.name, who.owner,
             who.token.id, call.tool, intent.verb, intent.path, intent.template,
             str(intent.effect), intent.node, json.dumps(shown), target, "open", "", "",
             "not known yet", call.undoes, "", self._sealed(id_, sealed),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvemcp.journal.change import DIGEST, Recipe, Request, State, differences, never
+from pvemcp.journal.change import Recipe, Request, State, differences, never
 from pvemcp.journal.drives import free_unused, is_drive, is_unused, volume_of, volumes
 from pvemcp.journal.plain import hidden
 from pvemcp.journal.subject import Facts, Reader, Subject, absent_or
@@ -143,8 +143,3 @@ def _destroyed(facts: Facts, path: str, name: str) -> list[Request]:
         return [Request("PUT", path, {"delete": name, "force": 1})]
     unused = free_unused(facts.after)
     return [Request("PUT", path, {"delete": name}), Request("PUT", path, {"delete": unused})]
-
-
-def same_guest(state: State) -> State:
-    """Return a configuration without PVE's digest."""
-    return {name: value for name, value in state.items() if name != DIGEST}

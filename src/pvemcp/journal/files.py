@@ -10,6 +10,7 @@ from typing import Any
 from pvemcp.errors import Missing, Rejected
 from pvemcp.journal.change import Recipe, Request, State, never
 from pvemcp.journal.subject import Facts, Reader
+from pvemcp.pve.backups import backup_places
 from pvemcp.pve.client import Pve
 
 LARGEST = 45_000
@@ -72,17 +73,9 @@ def destroyed_reader(config: Reader, params: Mapping[str, Any]) -> Reader:
 
 async def _last_backup(pve: Pve, node: str, vmid: int) -> str:
     """Return the newest backup: the requests are those of the plan, whose answers are kept."""
-    rows = [
-        row
-        for row in await pve.resources()
-        if row.get("type") == "storage"
-        and row.get("node") == node
-        and "backup" in str(row.get("content", "")).split(",")
-    ]
-    rows.sort(key=lambda row: (row.get("plugintype") != "pbs", not row.get("shared")))
     found: list[tuple[float, str]] = []
-    for row in rows[:PLACES]:
-        place = f"/nodes/{node}/storage/{row['storage']}/content"
+    for storage in (await backup_places(pve, node))[:PLACES]:
+        place = f"/nodes/{node}/storage/{storage}/content"
         try:
             backups = await pve.get(place, content="backup", vmid=vmid)
         except (Missing, Rejected):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvemcp.errors import Missing, Rejected
-from pvemcp.journal.change import DIGEST, Recipe, State, never
+from pvemcp.journal.change import Recipe, State, never
 from pvemcp.pve.client import Pve
 from pvemcp.pve.description import Description
 
@@ -87,8 +87,3 @@ def flat(found: Any) -> State:
 
 
 _SETS = frozenset(("content", "nodes"))
-
-
-def same_keys(found: State) -> list[str]:
-    """Return the names of a state that are compared."""
-    return [name for name in found if name != DIGEST]

@@ -6,11 +6,14 @@ import json
 import re
 import time
 import unicodedata
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 HEADERS = {
@@ -56,21 +59,27 @@ def _as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    # Whatever stands between {{ and }} is shown so, and then escaped.
-    finalize=lambda value: plain(value) if type(value) is str else value,
-)
-_ENVIRONMENT.filters |= {"moment": moment, "left": _left, "tojson_plain": _as_json}
+@cache
+def _environment() -> Environment:
+    """Return the templates. Only who opens the page waits for jinja2 (60 ms)."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Whatever stands between {{ and }} is shown so, and then escaped.
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    made.filters |= {"moment": moment, "left": _left, "tojson_plain": _as_json}
+    return made
 
 
 def render(name: str, status: int = 200, /, **values: Any) -> Response:
     """Fill in a template."""
-    text = _ENVIRONMENT.get_template(name).render(style=STYLE, **values)
+    text = _environment().get_template(name).render(style=STYLE, **values)
     return HTMLResponse(text, status)
 
 

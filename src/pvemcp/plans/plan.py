@@ -7,8 +7,8 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pvemcp.access.approvals import Question
@@ -18,9 +18,6 @@ from pvemcp.host.runner import ROOT
 from pvemcp.plans.planning import Rehearsal
 from pvemcp.plans.preview import Preview
 from pvemcp.pve.client import Pve
-
-MOST = 50
-"""Writes of one call that are looked up; more are refused."""
 
 ARGUMENT = 4000
 """Characters of one argument that a plan shows."""
@@ -89,11 +86,10 @@ async def look_up(
     started = time.perf_counter()
     call.planning = []  # a preview that tried to write would only plan it
     try:
-        previews = await asyncio.gather(*(_timed(lookup, pve, one) for one in rehearsal.intents))
+        previews = await asyncio.gather(*(lookup(pve, one) for one in rehearsal.intents))
     finally:
         call.planning = None
-    grant = call.principal.grant or call.principal.name
-    said = [grant, call.tool, arguments, [one.bound for one in previews]]
+    said = [call.principal.owner, call.tool, arguments, [one.bound for one in previews]]
     # The id of the call stands in commands of guests, and is another when the call is repeated.
     text = json.dumps(said, sort_keys=True, default=str).replace(call.id, "").encode()
     return Plan(
@@ -116,12 +112,6 @@ def _arguments(arguments: Mapping[str, Any]) -> list[str]:
             text = f"{text[:ARGUMENT]}… ({len(text):,} characters)"
         lines.append(f"  {name}: " + "\n      ".join(text.splitlines() or [""]))
     return lines
-
-
-async def _timed(lookup: Lookup, pve: Pve, intent: Intent) -> Preview:
-    started = time.perf_counter()
-    found = await lookup(pve, intent)
-    return replace(found, seconds=time.perf_counter() - started)
 
 
 def question(plan: Plan, call: Call, *, shown: Callable[[str], str]) -> Question:
@@ -193,8 +183,3 @@ def verdict_line(judgement: Judgement) -> str:
     more = f", {judgement.persons} persons" if judgement.persons > 1 else ""
     where = _WHERE.get(judgement.channel, "")
     return f"Policy: {_SAYS[judgement.verdict]}{more}{where} ({judgement.rule})."
-
-
-def targets(writes: Sequence[tuple[Intent, Target]]) -> str:
-    """Name what is written to, each once."""
-    return ", ".join(dict.fromkeys(f"{t.kind} {t.id} {t.name}".rstrip() for _, t in writes))

@@ -53,8 +53,6 @@ class Preview:
     """What a person types to confirm an irreversible loss: the guest's id, the volume's name."""
     also: tuple[Target, ...] = ()
     """Further guests, nodes and pools that it touches: the policy asks about them, too."""
-    seconds: float = 0.0
-    """How long it took to gather."""
 
     @property
     def bound(self) -> str:

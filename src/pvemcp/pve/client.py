@@ -170,7 +170,7 @@ class PveClient:
             headers=headers,
             body=prepared.body,
             lane=prepared.lane,
-            holder=who.grant or who.name,
+            holder=who.owner,
         )
 
     async def _load(self) -> Description:

@@ -53,7 +53,7 @@ async def change_list(
 async def _whose(pve: Pve) -> str | None:
     """Return the grant whose changes a caller sees; None: all, for who administers PVE."""
     who = pve.call.principal
-    return None if await administers(pve) else who.grant or who.name
+    return None if await administers(pve) else who.owner
 
 
 def _row(change: Change) -> dict[str, Any]:

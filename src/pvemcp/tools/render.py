@@ -48,6 +48,12 @@ def moment(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(epoch))
 
 
+def one_line(text: object, limit: int) -> str:
+    """Write text on one line, cut after `limit` characters."""
+    flat = " ".join(str(text).split())
+    return flat if len(flat) <= limit else f"{flat[:limit]}…"
+
+
 Cell = Callable[[str, Any], str]
 """Writes one value of a field on one line."""
 

@@ -8,9 +8,9 @@ remembers whose text it has shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from pvemcp.call import Call
+from pvemcp.tools.render import one_line
 
 MARK = 8
 """Characters of the call's id that the marks hold."""
@@ -39,10 +39,4 @@ def without_sequences(text: str) -> str:
 
 def flat(text: object, limit: int = 200) -> str:
     """Write foreign text on one line, cut."""
-    line = " ".join(without_sequences(str(text)).split())
-    return line if len(line) <= limit else f"{line[:limit]}…"
-
-
-def quoted_lines(call: Call, source: str, lines: Iterable[str]) -> str:
-    """Put lines between marks: see `quoted`."""
-    return quoted(call, source, "\n".join(lines))
+    return one_line(without_sequences(str(text)), limit)

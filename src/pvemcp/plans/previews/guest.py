@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pvemcp.access.rules import tags_in
 from pvemcp.call import Intent, Target
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.looking import Seen, gaps, line, look
 from pvemcp.plans.previews.volumes import backup_line, disks, holders
+from pvemcp.pve.backups import backup_places
 from pvemcp.pve.client import Pve
 from pvemcp.tools.guests import Guest as Located
 from pvemcp.tools.guests import addresses
@@ -55,7 +57,6 @@ class Guest:
 
     def target(self, *, protected: bool = False) -> Target:
         """What the policy asks about it."""
-        tags = str(self.row.get("tags") or "").replace(",", ";").split(";")
         return Target(
             "guest",
             f"{self.kind}/{self.vmid}",
@@ -63,7 +64,7 @@ class Guest:
             vmid=self.vmid,
             node=self.node,
             pool=str(self.row.get("pool") or ""),
-            tags=tuple(tag.strip().lower() for tag in tags if tag.strip()),
+            tags=tags_in(self.row),
             protected=protected,
             known=bool(self.row),
         )
@@ -114,6 +115,18 @@ def running(seen: Seen) -> str:
     return text
 
 
+def about(intent: Intent, guest: Guest, seen: Seen, does: str, **more: Any) -> Preview:
+    """Return the preview of a write to a guest that was looked up."""
+    made = Preview(
+        intent,
+        guest.target(protected=protected(seen)),
+        does,
+        unseen=tuple(seen.unseen),
+        state=state(seen),
+    )
+    return replace(made, **more)
+
+
 async def destroy(pve: Pve, intent: Intent) -> Preview:
     """Show what is lost with a guest: at most 8 requests, nearly all at once.
 
@@ -121,7 +134,7 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
     """
     guest = await guest_of(pve, intent)
     is_running, template = guest.row.get("status") == "running", bool(guest.row.get("template"))
-    places = await _backup_places(pve, guest.node)
+    places = await backup_places(pve, guest.node)
     searched = places[: 1 if is_running else BACKUP_PLACES]
     asked = _asked(pve, guest, searched)
     if not template:
@@ -145,14 +158,14 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
     seen.found["status"] = status
     facts = [("state", running(seen)), *_serves(guest, config, seen)]
     facts += [("last backup", backup_line(backups)), *_references(guest, seen)]
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=f"destroys {guest.label} and its disks",
+        guest,
+        seen,
+        f"destroys {guest.label} and its disks",
         facts=tuple(facts),
         lost=tuple(lost),
         unseen=tuple(unseen),
-        state=state(seen),
         confirm=str(guest.vmid),
     )
 
@@ -171,19 +184,6 @@ def _asked(pve: Pve, guest: Guest, searched: Sequence[str]) -> dict[str, Awaitab
             for name in searched
         },
     }
-
-
-async def _backup_places(pve: Pve, node: str) -> list[str]:
-    """Return the storages of a node that hold backups; servers that others see too come first."""
-    rows = [
-        row
-        for row in await pve.resources()
-        if row.get("type") == "storage"
-        and row.get("node") == node
-        and "backup" in str(row.get("content", "")).split(",")
-    ]
-    rows.sort(key=lambda row: (row.get("plugintype") != "pbs", not row.get("shared")))
-    return [str(row["storage"]) for row in rows]
 
 
 def _serves(guest: Guest, config: Mapping[str, Any], seen: Seen) -> list[tuple[str, str]]:
@@ -237,15 +237,14 @@ async def power(pve: Pve, intent: Intent) -> Preview:
     if users:
         facts.append(("at its console", line(", ".join(dict.fromkeys(users)))))
     hard = action in ("stop", "reset") or str(intent.params.get("forceStop")) == "1"
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=_POWER.get(action, action + " {}").format(guest.label),
+        guest,
+        seen,
+        _POWER.get(action, action + " {}").format(guest.label),
         facts=tuple(facts),
         lost=("what the guest has not written to its disks",) if hard else (),
-        unseen=tuple(seen.unseen),
         undo=_BACK.get(action, ""),
-        state={"status": state(seen)["status"], "digest": state(seen)["digest"]},
     )
 
 
@@ -260,16 +259,15 @@ async def reconfigure(pve: Pve, intent: Intent) -> Preview:
         facts.append(("waits for a restart already", line(", ".join(waits))))
     secret = any(change.old == "[redacted]" for change in changes)
     undo = "" if lost else "set the former values again"
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=f"changes the configuration of {guest.label}",
+        guest,
+        seen,
+        f"changes the configuration of {guest.label}",
         changes=tuple(changes),
         facts=tuple(facts),
         lost=tuple(lost),
-        unseen=tuple(seen.unseen),
         undo=f"{undo}, but for secrets" if undo and secret else undo,
-        state=state(seen),
         confirm=str(guest.vmid) if any("deleted" in text for text in lost) else "",
     )
 
@@ -308,15 +306,14 @@ async def rollback(pve: Pve, intent: Intent) -> Preview:
     facts = [("state", running(seen)), ("snapshot", f"{line(name, 40)} of {age}")]
     if later:
         facts.append(("newer snapshots", line(", ".join(later), 300)))
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=f"puts {guest.label} back to its snapshot {line(name, 40)}",
+        guest,
+        seen,
+        f"puts {guest.label} back to its snapshot {line(name, 40)}",
         changes=tuple(changes),
         facts=tuple(facts),
         lost=tuple(lost),
-        unseen=tuple(seen.unseen),
-        state=state(seen),
         confirm=str(guest.vmid),
     )
 
@@ -335,14 +332,13 @@ async def unsnapshot(pve: Pve, intent: Intent) -> Preview:
     facts = [("snapshot", f"{line(name, 40)} of {_when(row)}" if row else "not seen")]
     if row.get("description"):
         facts.append(("notes (written by others)", line(row["description"])))
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=f"deletes the snapshot {line(name, 40)} of {guest.label}",
+        guest,
+        seen,
+        f"deletes the snapshot {line(name, 40)} of {guest.label}",
         facts=tuple(facts),
         lost=(f"the way back to {_when(row)}" if row else "the way back to it",),
-        unseen=tuple(seen.unseen),
-        state=state(seen),
         confirm=name,
     )
 
@@ -354,12 +350,11 @@ async def any_guest(pve: Pve, intent: Intent) -> Preview:
     given = {k: v for k, v in intent.params.items() if k not in ("node", "vmid")}
     changes, _ = config_changes({}, given)
     what = intent.path.removeprefix(guest.path).strip("/")
-    return Preview(
+    return about(
         intent,
-        guest.target(protected=protected(seen)),
-        does=f"{what or 'works on'}: {guest.label}",
+        guest,
+        seen,
+        f"{what or 'works on'}: {guest.label}",
         changes=tuple(changes),
         facts=(("state", running(seen)),),
-        unseen=tuple(seen.unseen),
-        state=state(seen),
     )

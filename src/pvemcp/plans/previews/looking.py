@@ -10,6 +10,7 @@ from typing import Any
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
 from pvemcp.redaction import redact
+from pvemcp.tools.render import one_line
 
 SHOWN = 120
 """Characters of a value from PVE; names, notes and tags are other people's text."""
@@ -47,8 +48,7 @@ async def look(asked: Mapping[str, Awaitable[Any]]) -> Seen:
 
 def line(text: object, limit: int = SHOWN) -> str:
     """Write foreign text on one line, cut."""
-    flat = " ".join(str(text).split())
-    return flat if len(flat) <= limit else f"{flat[:limit]}…"
+    return one_line(text, limit)
 
 
 def value(name: str, given: object) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pvemcp.access.rules import tags_in
 from pvemcp.call import Intent, Target
 from pvemcp.errors import Fault
 from pvemcp.plans.preview import Preview
@@ -118,11 +119,10 @@ async def delete(pve: Pve, intent: Intent) -> Preview:
             r for r in listed if r.get("vmid") == row.get("vmid") and r.get("content") == "backup"
         ]
         facts.append(("other backups of it there", str(len(others) - 1)))
-    tags = str(rows[0].get("tags") or "") if rows else ""
+    guest_row = rows[0] if rows else {}
     target = Target(
         "volume", volid, vmid=vmid, node=intent.node,
-        pool=str(rows[0].get("pool") or "") if rows else "",
-        tags=tuple(tag for tag in re.split(r"[;,]", tags.lower()) if tag),
+        pool=str(guest_row.get("pool") or ""), tags=tags_in(guest_row),
         protected=bool(row.get("protected")) or str(config.get("protection", 0)) == "1",
         known=bool(rows) or not vmid,
     )  # fmt: skip
