@@ -98,6 +98,8 @@ class Rig:
     store: Store
     journal: StringIO
     executor: Executor
+    grant: str = "g1"
+    """Of every client; empty for one that came without, over stdio."""
     patience: float = 10.0
     """Seconds that a call waits for a person."""
 
@@ -115,7 +117,9 @@ class Rig:
         self, ceiling: Effect = Effect.DESTROY, token: tuple[str, str] | None = None
     ) -> Principal:
         """Return a caller that works with the given PVE token; root's by default."""
-        return Principal("tester", ceiling, ApiToken(*(token or self.world.token())), grant="g1")
+        return Principal(
+            "tester", ceiling, ApiToken(*(token or self.world.token())), grant=self.grant
+        )
 
     @asynccontextmanager
     async def client(

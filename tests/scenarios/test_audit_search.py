@@ -41,3 +41,12 @@ async def test_only_who_may_change_pve_sees_calls_of_others() -> None:
             everyone = await admin.call("audit_search")
             assert "poor" in everyone
             assert "laptop" in everyone
+
+
+async def test_a_client_without_a_grant_finds_its_own_calls() -> None:
+    async with rig() as r:
+        r.grant = ""
+        poor = r.world.token("poor@pve", roles={"/": "PVEAuditor"})
+        async with r.client(token=poor) as client:
+            await client.call("api_read", path="/version")
+            assert "api_read" in await client.call("audit_search")

@@ -36,8 +36,8 @@ async def audit_search(
     """Search your calls in the audit, newest first; all clients' for who may change PVE itself."""
     everybody = await administers(pve)
     who = pve.call.principal
-    grant = None if everybody else who.grant or who.name
-    entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, grant=grant)
+    own = {} if everybody else {"client": who.name, "grant": who.grant}
+    entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, **own)
     rows = [_row(entry) for entry in reversed(entries)]
     query = Query(conditions(where), fields=fields or COLUMNS, limit=limit, cursor=cursor)
     page = select(rows, query, key="", known=tuple(_row(_EMPTY)))
