@@ -1,0 +1,50 @@
+"""What is kept, where, and how long."""
+# ruff: noqa: RUF009 - setting is dataclasses.field with a help text
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pvemcp.settings import values
+from pvemcp.settings.setting import setting
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Part of Settings: what is kept, where, and how long."""
+
+    audit_keep_days: int = setting(
+        365,
+        values.integer(0, 36500),
+        "Days that the audit goes back; older calls are deleted. 0 keeps them for ever.",
+    )
+    audit_max_mb: int = setting(
+        512,
+        values.integer(16, 1024 * 1024),
+        "Most megabytes that the database may fill (16 to 1048576): beyond it the oldest calls "
+        "are deleted, whatever their age.",
+    )
+    audit_anchor_file: Path | None = setting(
+        None, values.absolute, "File to which the audit's head is appended; best append only."
+    )
+    changes_keep_days: int = setting(
+        90, values.integer(0, 36500), "Days that the journal of changes goes back; 0: for ever."
+    )
+    backup_recipient: str = setting(
+        "",
+        values.recipient,
+        "Who can open the daily backups: `age1…`, as `pvemcp backup init` makes it. Without it "
+        "there are none.",
+    )
+    backup_to: str = setting(
+        "",
+        values.backup_target,
+        "Where backups go: a folder, or `storage:NAME` for a directory storage of PVE. Default: "
+        "`/var/backups/pvemcp`, of an own installation `backups` in the state folder.",
+    )
+    backup_keep: int = setting(
+        14,
+        values.integer(1, 10000),
+        "How many of its daily backups a host keeps there (1 to 10000).",
+    )
