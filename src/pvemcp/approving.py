@@ -9,20 +9,17 @@ page; the plan is made anew afterwards, and the approval counts only for the sam
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mcp.server.context import ServerRequestContext
-from mcp.shared.exceptions import MCPError, NoBackChannelError
-from mcp_types import CallToolRequestParams, ElicitResult
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types import CallToolRequestParams
 
-from pvemcp.access.approvals import Approval, Approvals, Person
+from pvemcp.access.approvals import Approval, Approvals
 from pvemcp.access.policy import Judgement, Policy
 from pvemcp.call import Call, Intent, License, Verdict
+from pvemcp.dialogs import Context, Dialog
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
 from pvemcp.journal.changes import Changes
 from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
@@ -32,16 +29,11 @@ from pvemcp.plans.previews import preview
 from pvemcp.plans.safety import safety, take
 from pvemcp.pve.client import Pve
 
-Context = ServerRequestContext[Any, Any]
 Run = Callable[[], Awaitable[Any]]
 
-KEY = "approval"
-"""Name of the one question in an input-required answer."""
 PATIENCE = 45.0
 """Seconds that a call with the id of a waiting approval waits for the person."""
 LOOK_EVERY = 0.5
-SHOWN = 6000
-"""Characters of a plan in a dialog; the host and the page show all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,116 +142,49 @@ async def _approved(
 ) -> Plan | dict[str, Any]:
     """Return the plan once a person has approved it, or the question to the client."""
     call, grant = request.call, request.call.principal.owner
+    dialog = Dialog(request.ctx, gate.approvals, gate.page)
     asked_before = request.params.request_state or ""
-    id_ = asked_before or request.approval
-    if asked_before:
-        _answered(gate, request, asked_before)
-    elif id_:
-        await _wait(gate, id_, grant)
+    if id_ := asked_before or request.approval:
+        found = _own(gate, id_, grant)
+        if asked_before:
+            dialog.answered(found, request.params)
     else:
-        approval = gate.approvals.ask(call, question(plan, call, shown=request.shown), judgement)
-        id_ = approval.id
-        if approval.state == "waiting":
-            asked = await _ask(gate, request, approval)
-            if asked is not None:
-                return asked
-    if (found := gate.approvals.get(id_)).state == "waiting":
-        raise _needed(gate, found)
+        found = gate.approvals.ask(call, question(plan, call, shown=request.shown), judgement)
+        if found.state == "waiting" and (asked := await dialog.ask(found)) is not None:
+            return asked
+    if request.approval or dialog.opened:
+        await _wait(gate, found)
+        await dialog.over(found)
+    if (found := gate.approvals.get(found.id)).state == "waiting":
+        raise _needed(dialog, found)
     fresh, _ = await _plan(gate, request, run)
     if fresh is None:
         raise Denied("what was approved no longer does anything", hint="Look at the target again.")
-    used = gate.approvals.take(id_, grant=grant, digest=fresh.digest, call=call.id)
+    used = gate.approvals.take(found.id, grant=grant, digest=fresh.digest, call=call.id)
     call.approval, call.approved_by = used.id, used.by
     return fresh
 
 
-async def _wait(gate: Gate, id_: str, grant: str) -> None:
-    """Wait a while for the person; an approval of another grant is Denied."""
+def _own(gate: Gate, id_: str, grant: str) -> Approval:
+    found = gate.approvals.get(id_)
+    if found.grant != grant:
+        raise Denied(f"the approval {id_} was not given to this client")
+    return found
+
+
+async def _wait(gate: Gate, approval: Approval) -> None:
+    """Wait a while for the person."""
     until = time.monotonic() + gate.patience
-    while (found := gate.approvals.get(id_)).state == "waiting":
-        if found.grant != grant:
-            raise Denied(f"the approval {id_} was not asked for by this client")
+    while gate.approvals.get(approval.id).state == "waiting":
         if time.monotonic() >= until:
             return
         await asyncio.sleep(LOOK_EVERY)
 
 
-async def _ask(gate: Gate, request: Request, approval: Approval) -> dict[str, Any] | None:
-    """Ask through the client's dialog, if it has one and the policy lets it.
-
-    Returns an input-required answer for the newer protocol; None when the question was put
-    and answered, or cannot be put.
-    """
-    if approval.channel != "any" or not _has_dialog(request.ctx):
-        return None
-    message, schema = _message(approval), _schema(approval)
-    if request.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        form = {"mode": "form", "message": message, "requestedSchema": schema}
-        return {
-            "resultType": "input_required",
-            "inputRequests": {KEY: {"method": "elicitation/create", "params": form}},
-            "requestState": approval.id,
-        }
-    with contextlib.suppress(TimeoutError, MCPError, NoBackChannelError):
-        async with asyncio.timeout(max(approval.expires - time.time(), 1.0)):
-            related = request.ctx.request_id
-            said = await request.ctx.session.elicit_form(message, schema, related)
-        _take_answer(gate, approval, said)
-    return None
-
-
-def _has_dialog(ctx: Context) -> bool:
-    declared = ctx.session.client_capabilities
-    elicitation = declared.elicitation if declared else None
-    if elicitation is None:
-        return False
-    # A client of 2025-06-18 declares nothing inside; it can show forms.
-    return elicitation.form is not None or elicitation.url is None
-
-
-def _message(approval: Approval) -> str:
-    text = approval.text
-    if len(text) > SHOWN:
-        text = f"{text[:SHOWN]}\n… the rest: pvemcp approvals show {approval.id}"
-    return f"{approval.client} asks to run {approval.tool}.\n{text}"
-
-
-def _schema(approval: Approval) -> dict[str, Any]:
-    if approval.confirm:
-        title = f"Type {approval.confirm} to confirm"
-        field_: dict[str, dict[str, Any]] = {
-            "confirm": {"type": "string", "title": title, "maxLength": 200}
-        }
-    else:
-        field_ = {"approve": {"type": "boolean", "title": "Approve this"}}
-    return {"type": "object", "properties": field_, "required": list(field_)}
-
-
-def _answered(gate: Gate, request: Request, id_: str) -> None:
-    """Take what the client's dialog answered to an input-required answer."""
-    responses = request.params.input_responses or {}
-    said = responses.get(KEY)
-    if isinstance(said, ElicitResult):
-        _take_answer(gate, gate.approvals.get(id_), said)
-
-
-def _take_answer(gate: Gate, approval: Approval, said: ElicitResult) -> None:
-    """Note a dialog's answer. A dismissed dialog leaves the question to other channels."""
-    person = Person(f"the user of {approval.client}", "client")
-    content = said.content or {}
-    if said.action == "cancel":
-        return
-    yes = said.action == "accept" and (approval.confirm or content.get("approve") is True)
-    if not yes:
-        gate.approvals.deny(approval.id, person)
-        raise Denied("the person who was asked said no. Nothing was done.")
-    gate.approvals.approve(approval.id, person, typed=str(content.get("confirm", "")))
-
-
-def _needed(gate: Gate, approval: Approval) -> Fault:
+def _needed(dialog: Dialog, approval: Approval) -> Fault:
     yes = sum(d.verdict == "approve" for d in approval.decisions)
     count = f" {yes} of {approval.persons} persons said yes." if approval.persons > 1 else ""
-    page = f" or at {gate.page}/{approval.id}" if gate.page else ""
+    page = f" or at {link}" if (link := dialog.link(approval)) else ""
     minutes = max(1, round((approval.expires - time.time()) / 60))
     return ApprovalNeeded(
         f"A person must approve this first; nothing was done.{count}\n{approval.text}",

@@ -102,7 +102,8 @@ class Rig:
     """Of every client; empty for one that came without, over stdio."""
     patience: float = 10.0
     """Seconds that a call waits for a person."""
-
+    page: str = ""
+    """Address of the approval page."""
     confirm_seconds: int = 0
     """Seconds in which what can lock people out must be confirmed; 0: nothing must be."""
     helper: bool = False
@@ -145,7 +146,10 @@ class Rig:
         )
         changes = Changes(Book(self.store, secrets.known), commits)
         self.pve.watch = changes.watch
-        gate = Gate(policy or Open(), self.approvals, b"k" * 32, changes, patience=self.patience)
+        gate = Gate(
+            policy or Open(), self.approvals, b"k" * 32, changes,
+            page=self.page, patience=self.patience,
+        )  # fmt: skip
         service = Service(
             self.pve, host, audit, lambda _: principal, secrets.answer, gate, b"s" * 32
         )

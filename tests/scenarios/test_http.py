@@ -73,13 +73,18 @@ class Web:
         secret: str = "",
         verify: ssl.SSLContext | bool = True,
         hears: Any = None,
+        elicit: Any = None,
     ) -> AsyncIterator[Caller]:
-        """Connect an MCP client; `hears` is told of what the service sends by itself."""
+        """Connect an MCP client; `hears` is told of what the service sends by itself, `elicit`
+        answers dialogs.
+        """
         headers = {"Authorization": f"Bearer {secret or self.secret}"}
         async with httpx2.AsyncClient(headers=headers, verify=verify, timeout=30) as http:
             transport = streamable_http_client(self.url, http_client=http)
             mode = "legacy" if era == ERAS[0] else era
-            async with Client(transport, mode=mode, message_handler=hears) as mcp:
+            async with Client(
+                transport, mode=mode, message_handler=hears, elicitation_callback=elicit
+            ) as mcp:
                 yield Caller(mcp)
 
     async def post(
