@@ -21,6 +21,7 @@ def main() -> None:
         (("--admit", "--fixtures"), suite.with_fixtures),
         (("--admit",), suite.without_fixtures),
         ((), clients.inspect),
+        (("--policy",), clients.destroy),
     ):
         with running(*options) as service:
             complaints += [*check(service), *service.exceptions()]

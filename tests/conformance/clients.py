@@ -7,7 +7,10 @@ The official Inspector lists and calls tools in both protocol eras. With --claud
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +23,8 @@ CALLS = (
     ("--method", "tools/list", "--strict"),
     ("--method", "tools/call", "--tool-name", "inventory_find", "--tool-arg", "limit=2"),
 )
+STOPPED = (106, 108)
+"""Guests of the simulated PVE that can be destroyed, one for each era."""
 _QUIET = {
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_ERROR_REPORTING": "1",
@@ -31,22 +36,61 @@ _QUIET = {
 def inspect(service: Running) -> list[str]:
     """Use the product with the Inspector; return its complaints."""
     complaints = []
-    server = (
-        service.url,
-        "--transport",
-        "http",
-        "--header",
-        f"Authorization: Bearer {service.token}",
-    )
     for era in ERAS:
         for call in CALLS:
-            arguments = ("--cli", *server, "--protocol-era", era, *call)
-            done = npm.run(npm.INSPECTOR, *arguments, home=service.home)
+            done = _inspector(service, era, *call)
             clean = done.returncode == 0 and not done.stderr.strip()
             say(f"Inspector, {era}: {' '.join(call)}", passed=clean)
             if not clean:
                 complaints.append(f"rc={done.returncode}\n{done.stdout[-2000:]}\n{done.stderr}")
     return complaints
+
+
+def destroy(service: Running) -> list[str]:
+    """Destroy a guest through the Inspector, which has no dialogs: root's yes on the host first."""
+    complaints = []
+    for era, vmid in zip(ERAS, STOPPED, strict=True):
+        path = f"/nodes/pve1/qemu/{vmid}"
+        asked = _call(service, era, "api_destroy", path=path)
+        found = re.search(r"approval=(ap-[0-9a-f]+)", asked)
+        id_ = found[1] if found else ""
+        heard = {
+            "approval_needed": asked,
+            "stopped": _call(service, era, "guest_get", guest=vmid),
+            "Approved": _approve(service, id_, str(vmid)),
+            "OK": _call(service, era, "api_destroy", path=path, approval=id_),
+            "was used already": _call(service, era, "api_destroy", path=path, approval=id_),
+            "not_found": _call(service, era, "guest_get", guest=vmid),
+        }
+        passed = all(expected in said for expected, said in heard.items())
+        say(f"Inspector, {era}: a guest is destroyed after a person's yes", passed=passed)
+        if not passed:
+            complaints.append("\n".join(f"{key}: {said}" for key, said in heard.items()))
+    return complaints
+
+
+def _inspector(service: Running, era: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    server = (
+        service.url, "--transport", "http", "--header", f"Authorization: Bearer {service.token}",
+        "--protocol-era", era,
+    )  # fmt: skip
+    return npm.run(npm.INSPECTOR, "--cli", *server, *arguments, home=service.home)
+
+
+def _call(service: Running, era: str, tool: str, **arguments: object) -> str:
+    """Call a tool with the Inspector; return what it printed."""
+    given = ("--tool-name", tool, "--tool-args-json", json.dumps(arguments))
+    done = _inspector(service, era, "--method", "tools/call", *given)
+    return done.stdout + done.stderr
+
+
+def _approve(service: Running, approval: str, typed: str) -> str:
+    """Say yes on the host; return what the command printed."""
+    done = npm.execute(
+        sys.executable, "-m", "pvemcp", "approvals", "approve", approval, "--confirm", typed,
+        home=service.home, environment={"PVEMCP_STATE_DIR": str(service.state)},
+    )  # fmt: skip
+    return done.stdout + done.stderr
 
 
 def connect_claude_code(service: Running, program: Path) -> list[str]:
@@ -85,6 +129,8 @@ def main() -> None:
         if program:
             complaints += connect_claude_code(service, program)
         complaints += service.exceptions()
+    with running("--policy") as service:
+        complaints += [*destroy(service), *service.exceptions()]
     sys.exit("\n".join(complaints) or 0)
 
 

@@ -28,6 +28,11 @@ class Running:
     token: str
     home: Path
 
+    @property
+    def state(self) -> Path:
+        """The folder of its database."""
+        return self.home / "state"
+
     def exceptions(self) -> list[str]:
         """Return the first exception that the service logged, if there is one."""
         _, found, said = (self.home / "stderr").read_text().partition("Traceback")

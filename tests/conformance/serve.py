@@ -2,7 +2,8 @@
 
 Prints one line of JSON, {"url": ..., "token": ...}, and serves until SIGINT. With --fixtures the
 suite's fixtures are on the server. The suite cannot send an Authorization header: with --admit, a
-request without one gets that of a real grant, before it reaches the product's first check.
+request without one gets that of a real grant, before it reaches the product's first check. With
+--policy the default policy counts; else nobody is asked about anything.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pvemcp import app as product
 from pvemcp import listener
 from pvemcp.access.grants import Grants
-from pvemcp.access.policy import Open
+from pvemcp.access.policy import Open, Policy
 from pvemcp.call import ApiToken, Effect
 from pvemcp.settings import Settings
 from pvemcp.sim.http import serve as serve_world
@@ -44,7 +45,7 @@ class Admitted:
         await self._app(scope, receive, send)
 
 
-async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
+async def run(folder: Path, policy: Policy, *, with_fixtures: bool, admit: bool) -> None:
     """Serve until a signal."""
     world = make_world("homelab", progress="timed")
     settings = Settings(listen="127.0.0.1:0", state_dir=folder, log_level="warning")
@@ -56,7 +57,7 @@ async def run(folder: Path, *, with_fixtures: bool, admit: bool) -> None:
             pve = product.pve_client(settings, unix_socket=uds)
             token = ApiToken(*world.token())
             app = product.compose(
-                settings, store=store, grants=grants, pve=pve, default=token, policy=Open()
+                settings, store=store, grants=grants, pve=pve, default=token, policy=policy
             )
             if with_fixtures:
                 fixtures.install(app.server)
@@ -73,9 +74,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fixtures", action="store_true")
     parser.add_argument("--admit", action="store_true")
+    parser.add_argument("--policy", action="store_true")
     given = parser.parse_args()
+    policy = Policy() if given.policy else Open()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(given.folder, with_fixtures=given.fixtures, admit=given.admit))
+        asyncio.run(run(given.folder, policy, with_fixtures=given.fixtures, admit=given.admit))
 
 
 if __name__ == "__main__":
