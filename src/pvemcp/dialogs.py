@@ -101,9 +101,9 @@ class Dialog:
 
     def _params(self, kind: str, approval: Approval) -> dict[str, Any]:
         if kind == "url":
-            message = f"{_message(approval)}\nApprove or deny it there, with a Proxmox login."
-            return {"mode": "url", "message": message, "url": self.link(approval)}
-        schema = _schema(approval)
+            return {"mode": "url", "message": _message(approval), "url": self.link(approval)}
+        where = self.link(approval) or f"pvemcp approvals show {approval.id}, on the host"
+        schema = _schema(approval, f"All of the plan: {where}")
         return {"mode": "form", "message": _message(approval), "requestedSchema": schema}
 
     def _take(self, approval: Approval, said: ElicitResult) -> None:
@@ -123,18 +123,21 @@ class Dialog:
 
 
 def _message(approval: Approval) -> str:
+    """Say what matters most in the first lines: Claude Code shows three, each cut at the
+    terminal's width, and nothing of the rest.
+    """
     text = approval.text
     if len(text) > SHOWN:
         text = f"{text[:SHOWN]}\n… the rest: pvemcp approvals show {approval.id}"
-    return f"{approval.client} asks to run {approval.tool}.\n{text}"
+    return "\n".join([*approval.brief, f"{approval.client} asks to run {approval.tool}.", text])
 
 
-def _schema(approval: Approval) -> dict[str, Any]:
+def _schema(approval: Approval, where: str) -> dict[str, Any]:
     if approval.confirm:
         title = f"Type {approval.confirm} to confirm"
-        field_: dict[str, dict[str, Any]] = {
-            "confirm": {"type": "string", "title": title, "maxLength": 200}
+        field_: dict[str, Any] = {
+            "confirm": {"type": "string", "title": title, "description": where, "maxLength": 200}
         }
     else:
-        field_ = {"approve": {"type": "boolean", "title": "Approve this"}}
+        field_ = {"approve": {"type": "boolean", "title": "Approve this", "description": where}}
     return {"type": "object", "properties": field_, "required": list(field_)}

@@ -150,3 +150,33 @@ async def test_no_dialog_is_put_that_cannot_lead_to_an_answer(
             text = await refused(client, "guest_power", guests=100, action="stop")
         assert "pvemcp approvals approve ap-" in text
         assert dialogs.asked == []
+
+
+async def test_the_first_lines_of_a_dialog_say_what_is_lost(era: str) -> None:
+    """Claude Code shows three lines of a message, each cut at the width of the terminal."""
+    async with rig() as r:
+        r.page = PAGE
+        dialogs = Dialogs("decline")
+        async with r.client(era=era, policy=Policy(), elicit=dialogs) as client:
+            await refused(client, "api_destroy", path="/nodes/pve1/qemu/106")
+        (waits,) = r.approvals.all(live=False)
+    (asked,) = dialogs.asked
+    assert isinstance(asked, ElicitRequestFormParams)
+    first, second, third, *rest = (line[:75] for line in asked.message.splitlines())
+    assert first == "destroys qemu/106 build and its disks"
+    assert second.startswith("LOST (2): the disk scsi0 local-lvm:vm-106-disk-0 32G; the snapshot")
+    assert third.startswith("state: stopped; tags: lab; last backup: ")
+    assert "not verified" in third
+    assert "- DELETE /nodes/pve1/qemu/106: destroys qemu/106 build and its disks" in rest
+    (field,) = asked.requested_schema["properties"].values()
+    assert field["title"] == "Type 106 to confirm"
+    assert field["description"] == f"All of the plan: {PAGE}/{waits.id}"
+
+
+async def test_many_writes_are_counted_in_the_first_line(era: str) -> None:
+    async with rig() as r:
+        dialogs = Dialogs("decline")
+        async with r.client(era=era, policy=Policy(), elicit=dialogs) as client:
+            await refused(client, "guest_power", guests=[100, 101], action="stop")
+    (asked,) = dialogs.asked
+    assert asked.message.startswith("2 writes: takes the power of qemu/100 web01")

@@ -24,7 +24,8 @@ async def test_a_guests_destruction_shows_what_would_be_looked_up_first() -> Non
             "tags: prod;web",
             "addresses: 10.0.0.100",
             "last backup: ",
-            "not verified; 2 older",
+            " old, not verified, ",
+            "; 2 older",
             "pool: prod",
             "LOST: the disk scsi0 local-lvm:vm-100-disk-0 32G",
             "LOST: the snapshot before-upgrade of ",
@@ -193,7 +194,7 @@ async def test_a_restore_over_a_guest_shows_the_archive_and_what_it_replaces() -
             "api_destroy", method="POST", path=path, params=params, dry_run=True
         )
         assert "replaces qemu/106 build and its disks" in text
-        assert f"{archive}, " in text
+        assert archive in text
         assert "LOST: the disk scsi0" in text
         id_ = id_in(await refused(client, "api_destroy", method="POST", path=path, params=params))
         assert r.approvals.get(id_).confirm == "106"

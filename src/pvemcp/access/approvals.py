@@ -68,6 +68,8 @@ class Question:
     writes: Sequence[Mapping[str, Any]] = ()
     confirm: str = ""
     """What the person must type, or nothing."""
+    brief: Sequence[str] = ()
+    """The plan in few lines, for a dialog that shows no more; masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Approval:
     arguments: Mapping[str, Any]
     call: str
     text: str
+    brief: tuple[str, ...]
     writes: tuple[Mapping[str, Any], ...]
     created: float
     expires: float
@@ -164,7 +167,12 @@ class Approvals:
 
     def _insert(self, call: Call, grant: str, question: Question, judgement: Judgement) -> Approval:
         now = self._now()
-        plan = json.dumps({"text": question.text, "writes": list(question.writes)})
+        plan = json.dumps(
+            {
+                "text": question.text, "writes": list(question.writes),
+                "brief": list(question.brief),
+            }
+        )  # fmt: skip
         who = call.principal
         row = (
             f"ap-{secrets.token_hex(5)}",
@@ -319,6 +327,7 @@ class Approvals:
             arguments=json.loads(values["arguments"]),
             call=values["call_id"],
             text=plan["text"],
+            brief=tuple(plan.get("brief", ())),
             writes=tuple(plan["writes"]),
             created=values["created"],
             expires=values["expires"],

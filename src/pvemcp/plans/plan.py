@@ -21,6 +21,8 @@ from pvemcp.pve.client import Pve
 
 ARGUMENT = 4000
 """Characters of one argument that a plan shows."""
+BRIEF = 400
+"""Characters of a line in the short form of a plan."""
 
 Lookup = Callable[[Pve, Intent], Awaitable[Preview]]
 
@@ -55,6 +57,20 @@ class Plan:
     def confirm(self) -> str:
         """What a person types to confirm what cannot be brought back; empty: a yes is enough."""
         return " ".join(dict.fromkeys(one.confirm for one in self.previews if one.confirm))
+
+    def brief(self) -> list[str]:
+        """Write at most three lines, what matters most at their beginnings.
+
+        Clients cut what a dialog says: Claude Code shows three lines of a terminal's width.
+        """
+        lost = [line for one in self.previews for line in one.lost]
+        told = [line for one in self.previews for line in one.told()]
+        does = [one.does for one in self.previews]
+        return [
+            _joined("" if len(does) == 1 else f"{len(does)} writes: ", does),
+            *([_joined(f"LOST ({len(lost)}): ", lost)] if lost else []),
+            *([_joined("", told)] if told else []),
+        ]
 
     def text(self) -> str:
         """Write it for a person and for the model."""
@@ -103,6 +119,10 @@ async def look_up(
     )
 
 
+def _joined(start: str, parts: list[str]) -> str:
+    return (start + "; ".join(parts))[:BRIEF]
+
+
 def _arguments(arguments: Mapping[str, Any]) -> list[str]:
     """Write arguments whole, up to a bound; further lines of one stand further in."""
     lines = []
@@ -121,6 +141,7 @@ def question(plan: Plan, call: Call, *, shown: Callable[[str], str]) -> Question
         arguments=call.arguments,
         digest=plan.digest,
         text=shown(plan.text()),
+        brief=[shown(line) for line in plan.brief()],
         writes=[_write(intent, target) for intent, target in plan.writes],
         confirm=plan.confirm,
     )

@@ -63,13 +63,17 @@ class Preview:
             default=str,
         )
 
+    def told(self) -> list[str]:
+        """Write what an administrator would look up, and what changes."""
+        told = [f"{name}: {text}" for name, text in self.facts]
+        if self.also:
+            told.append(f"touches also: {_named(self.also)}")
+        return [*told, *map(str, self.changes)]
+
     def lines(self) -> list[str]:
         """Write it for a person, first line first."""
         listed = [f"- {self.intent.verb} {self.intent.path}: {self.does}"]
-        listed += [f"    {name}: {text}" for name, text in self.facts]
-        if self.also:
-            listed.append(f"    touches also: {_named(self.also)}")
-        listed += [f"    {change}" for change in self.changes]
+        listed += [f"    {line}" for line in self.told()]
         listed += [f"    LOST: {line}" for line in self.lost]
         listed += [f"    not seen: {line}" for line in self.unseen]
         listed.append(f"    undo: {self.undo or 'not possible'}")

@@ -36,21 +36,22 @@ def disks(config: Mapping[str, Any]) -> list[str]:
 
 
 def backup_line(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describe the newest backup: age, place, size, verification."""
+    """Describe the newest backup: age, verification, size, place."""
     if not rows:
         return "none was found"
     row = max(rows, key=lambda each: float(each.get("ctime") or 0))
     made = float(row.get("ctime") or 0)
-    text = (
-        f"{duration(max(0.0, time.time() - made))} old ({moment(made)}), {line(row.get('volid'))}"
-    )
-    if row.get("size"):
-        text += f", {size(float(row['size']))}"
     checked = row.get("verification")
     state = checked.get("state") if isinstance(checked, dict) else None
-    text += f", verification {line(state, 20)}" if state else ", not verified"
-    if row.get("protected"):
-        text += ", protected"
+    parts = [
+        f"{duration(max(0.0, time.time() - made))} old",
+        f"verification {line(state, 20)}" if state else "not verified",
+        *([size(float(row["size"]))] if row.get("size") else []),
+        *(["protected"] if row.get("protected") else []),
+        moment(made),
+        line(row.get("volid")),
+    ]
+    text = ", ".join(parts)
     more = len(rows) - 1
     return f"{text}; {more} older" if more else text
 
