@@ -53,7 +53,7 @@ from pvemcp.page.build import Parts, with_page
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client, Requests
 from pvemcp.pve.client import PveClient
-from pvemcp.retention import anchoring, keep_within
+from pvemcp.retention import anchoring, keep_recordings_within, keep_within
 from pvemcp.running import runner
 from pvemcp.server import Context, Service, build
 from pvemcp.settings import Settings, require_safe_listen
@@ -143,6 +143,7 @@ def _watching(
     """Return what goes on for ever: retention, the audit's anchors, freezes."""
     return (
         lambda: keep_within(store, settings),
+        lambda: keep_recordings_within(service.audit, store, settings),
         lambda: anchoring(service.audit, settings.audit_anchor_file),
         lambda: cutting(service.host, service.gate.policy),
         lambda: ending_jobs(service.host, service.gate.policy, Grants(store)),

@@ -143,6 +143,16 @@ class Chain:
         )
         return [Event(n, at, kind, json.loads(body)) for n, at, kind, body in reversed(rows)]
 
+    def told(self, *kinds: str) -> list[Event]:
+        """Return all events of these kinds, oldest first."""
+        marks = ", ".join("?" * len(kinds))
+        rows = self.store.rows(
+            f"SELECT number, time, kind, body FROM chain WHERE kind IN ({marks}) "  # noqa: S608
+            "ORDER BY number",
+            kinds,
+        )
+        return [Event(n, at, kind, json.loads(body)) for n, at, kind, body in rows]
+
     def cut(self, through: int) -> None:
         """Forget the oldest records, once the calls up to that number are deleted.
 

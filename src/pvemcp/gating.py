@@ -23,11 +23,14 @@ from pvemcp.errors import Fault
 from pvemcp.host.ended import EFFECTS
 from pvemcp.host.ending import end_jobs
 from pvemcp.host.executor import Helper
-from pvemcp.host.runner import Runner
+from pvemcp.host.runner import Host, Runner
+from pvemcp.host.shells import Record
 from pvemcp.journal.book import Book
 from pvemcp.journal.changes import Changes
 from pvemcp.journal.commits import Commits
 from pvemcp.pve.client import PveClient
+from pvemcp.recordings import Recording, Recordings
+from pvemcp.redaction import redact_text
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 
@@ -58,6 +61,7 @@ def gated(
     judge = policy or _policy(settings, store, audit, taints)
     pve.permit = host.permit = judge.permit
     host.stops = judge.stops
+    host.shells.starts_recording = _recording(judge, Recordings(store), audit)
     pve.learn = judge.learn if judge.learns else None
     commits = Commits(
         store,
@@ -99,6 +103,26 @@ def _policy(settings: Settings, store: Store, audit: Audit, taints: Taints) -> P
         trouble=trouble,
         tainted=taints.of,
     )
+
+
+def _recording(policy: Policy, recordings: Recordings, audit: Audit) -> Record:
+    """Return what begins the recording of a shell, where the policy wants one."""
+
+    def start(host: Host, name: str, profile: str, size: Mapping[str, int]) -> Recording | None:
+        call, who = host.call, host.call.principal
+        rule = policy.records(who, profile, host.node)
+        if not rule:
+            return None
+        about = {
+            "title": f"{who.name}: {profile} shell on {host.node}", "client": who.name,
+            "grant": who.grant, "address": who.address, "node": host.node, "profile": profile,
+            "call": call.id, "rule": rule, **size,
+        }  # fmt: skip
+        return recordings.start(
+            name, about, audit.event, lambda text: redact_text(text, audit.known)
+        )
+
+    return start
 
 
 def _told(audit: Audit, trouble: Trouble | None) -> Callable[[str, Mapping[str, Any]], None]:

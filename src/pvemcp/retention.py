@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pvemcp.audit import Audit
 from pvemcp.chain import Chain
 from pvemcp.errors import Fault
+from pvemcp.recordings import Recordings
 from pvemcp.settings import Settings
 from pvemcp.store import Store
 
@@ -59,6 +61,23 @@ async def keep_within(store: Store, settings: Settings) -> None:
         except Fault as fault:
             log.warning("The audit could not be cut to its limits: %s", fault)
         await asyncio.sleep(PAUSE if more else EVERY)
+
+
+async def keep_recordings_within(audit: Audit, store: Store, settings: Settings) -> None:
+    """Hold recordings of shells to their settings, for ever; what a kill cut off ends first."""
+    recordings = Recordings(store)
+    with suppress(Fault):
+        recordings.end_cut_off(audit.event)
+    while True:
+        days = settings.audit_keep_days
+        before = time.time() - days * DAY if days else float("-inf")
+        try:
+            recordings.forget(
+                before=before, most=settings.recordings_max_mb << 20, tell=audit.event
+            )
+        except Fault as fault:
+            log.warning("Recordings could not be cut to their limits: %s", fault)
+        await asyncio.sleep(EVERY)
 
 
 def delete_batch(store: Store, settings: Settings, now: float) -> bool:

@@ -63,6 +63,11 @@ persons = 2
 name = "gone"
 verdict = "ask"
 client = "laptpo"
+
+[[policy]]
+name = "shells"
+verdict = "record"
+profile = "read"
 """
 
 
@@ -85,6 +90,9 @@ def test_the_policy_is_shown_and_tried_out(pvemcp: Commands, tmp_path: Path) -> 
     assert tried(*guest, "--effect", "destroy").startswith("ask (default: destroy asks)")
     sandbox = tried("--path", "host/change", "--tool", "host_run")
     assert sandbox == "ask, 2 persons, not in the client's own dialog (rule 'sandbox')\n"
+    assert "4. record  shells: profile = read" in shown
+    reading = tried("--path", "host/read", "--tool", "shell_open", "--effect", "read")
+    assert reading == "a shell there is recorded (rule 'shells')\nallow (no rule denies it)\n"
     assert tried(*guest, "--client", "laptpo") == "ask (rule 'gone')\n"
 
 

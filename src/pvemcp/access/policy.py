@@ -22,6 +22,7 @@ from pvemcp.access.rules import (
     marks_in,
     matching,
     own_task,
+    recording,
     strictness,
     touches_identity,
 )
@@ -99,8 +100,9 @@ class Policy:
         tainted: Tainted = lambda _call: (),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.rules = tuple(rules)
-        self._reads = about_reads(rules)
+        self._recording = tuple(rule for rule in rules if rule.verdict == "record")
+        self.rules = tuple(rule for rule in rules if rule.verdict != "record")
+        self._reads = about_reads(self.rules)
         self.freezes = freezes
         self.elevations = elevations
         self.trouble = trouble
@@ -157,6 +159,11 @@ class Policy:
         marks = (frozenset(target.tags), target.pool) if target.known else None
         rule = denies_read(self._reads, call, path, self._now(), marks=lambda _: marks)
         return f"deny (rule {rule.name!r})" if rule else "allow (no rule denies it)"
+
+    def records(self, who: Principal, profile: str, node: str) -> str:
+        """Return the name of a rule by which a shell of a client is recorded, or nothing."""
+        rule = recording(self._recording, who.name, profile, node, self._now())
+        return rule.name if rule else ""
 
     def _marks_of(self, call: Call, vmid: int) -> Marks | None:
         learned, known = self._marks.get(call.principal.token.id, _NEVER)

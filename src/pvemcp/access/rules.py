@@ -149,6 +149,22 @@ def now(rule: Rule, moment: float) -> bool:
     return any(hours.hold(local.tm_wday, minute) for hours in rule.hours)
 
 
+def recording(
+    rules: Sequence[Rule], client: str, profile: str, node: str, moment: float
+) -> Rule | None:
+    """Return a rule by which a shell on a node is recorded."""
+    for rule in rules:
+        if (
+            rule.verdict == "record"
+            and _any(rule.client, client)
+            and (not rule.profile or profile in rule.profile)
+            and (not rule.node or node.lower() in rule.node)
+            and now(rule, moment)
+        ):
+            return rule
+    return None
+
+
 def _any(patterns: tuple[str, ...], text: str) -> bool:
     return not patterns or any(_pattern(each).fullmatch(text) for each in patterns)
 

@@ -14,6 +14,7 @@ from pvemcp.audit import Audit, Entry, as_json
 from pvemcp.chain import Chain, Event, Head
 from pvemcp.cli import words
 from pvemcp.errors import Missing
+from pvemcp.recordings import Recordings
 from pvemcp.store import Store
 from pvemcp.verifying import anchors_in
 
@@ -79,6 +80,7 @@ def verify(context: click.Context, anchors: TextIO | None) -> None:
         chain = Chain(store)
         known = _anchors(anchors, settings.audit_anchor_file)
         problem = verifying.verify(chain, known)
+        problem = problem or next(Recordings(store).problems(), "")
         head = chain.head()
     if problem:
         click.echo(f"BROKEN: {words.printable(problem)}.", err=True)
@@ -88,6 +90,47 @@ def verify(context: click.Context, anchors: TextIO | None) -> None:
     click.echo(f"The audit is whole: {count}{against}.")
     if head:
         click.echo(f"Head: {head.number} {head.mac}")
+
+
+@audit.command()
+@click.pass_context
+def recordings(context: click.Context) -> None:
+    """List the recorded shells, oldest first. Which are recorded, the policy says."""
+    with Store(words.settings(context).state_dir) as store:
+        found = Recordings(store).all()
+    rows = [
+        (
+            one.name, words.moment(one.started), words.printable(one.client),
+            f"{one.about.get('profile')} on {one.about.get('node')}", f"{one.size / 1024:.0f} kB",
+            words.printable(f"deleted: {one.deleted}" if one.deleted else one.end or "running"),
+        )
+        for one in found
+    ]  # fmt: skip
+    if rows:
+        click.echo(words.table(("RECORDING", "STARTED", "CLIENT", "SHELL", "SIZE", "STATE"), rows))
+    else:
+        click.echo("No shells were recorded.", err=True)
+
+
+@audit.command()
+@click.argument("name")
+@click.option("--text", is_flag=True, help="What can be read of it, without control characters.")
+@click.pass_context
+def recording(context: click.Context, name: str, text: bool) -> None:  # noqa: FBT001 - click
+    """Print a recording as an asciicast: pvemcp audit recording NAME > shell.cast
+
+    A player passes what the shell wrote to your terminal, which obeys it. --text does not.
+    """
+    with Store(words.settings(context).state_dir) as store:
+        lines = Recordings(store).read(name)
+    for line in lines[1:] if text else lines:
+        click.echo(_readable(line) if text else line)
+
+
+def _readable(line: str) -> str:
+    seconds, code, data = json.loads(line)
+    shown = " ".join(words.printable(part) for part in str(data).splitlines() if part.strip())
+    return f"{seconds:10.3f} {({'o': '<', 'i': '>'}).get(code, code)} {shown}"
 
 
 def _anchors(given: TextIO | None, file: Path | None) -> list[Head]:

@@ -32,8 +32,8 @@ def show(context: click.Context) -> None:
     rules = words.settings(context).policy
     for number, rule in enumerate(rules, 1):
         click.echo(words.printable(f"{number}. {rule.verdict}  {rule.name}: {_conditions(rule)}"))
-    if not rules:
-        click.echo("No rules are set; the defaults hold.")
+    if all(rule.verdict == "record" for rule in rules):
+        click.echo("No rules decide; the defaults hold.")
     click.echo("Then:")
     for verdict, what in _DEFAULTS:
         click.echo(f"   {verdict}  {what}")
@@ -78,6 +78,9 @@ def test(
     target = replace(target, known=not unseen)
     read = ["a text of others"] if after_untrusted_text else []
     policy = Policy(words.settings(context).policy, tainted=lambda _: read)
+    recorded = policy.records(who, path.partition("/")[2], target.node)
+    if recorded and path.startswith("host/"):
+        click.echo(words.printable(f"a shell there is recorded (rule {recorded!r})"))
     if effect == "read":
         click.echo(words.printable(policy.read(Call(who, tool, {}), path, target)))
         return
@@ -101,7 +104,7 @@ def _conditions(rule: Rule) -> str:
             else [str(value).lower()]
         )
         said.append(f"{field.name} = {', '.join(shown)}")
-    return "; ".join(said) or "every write"
+    return "; ".join(said) or ("every shell" if rule.verdict == "record" else "every write")
 
 
 def _hours(hours: Hours) -> str:

@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pvemcp.call import Effect, Principal
-from pvemcp.errors import Conflict, Fault, Missing
+from pvemcp.errors import Conflict, Fault, Missing, Unavailable
 from pvemcp.host.ended import PROFILES, Ended, ended_of
 from pvemcp.host.frames import Link
 from pvemcp.host.transcript import Transcript
+from pvemcp.recordings import Recording
 
 if TYPE_CHECKING:
     from pvemcp.host.runner import Host
 
 MOST_EACH, MOST = 5, 40
 """Open shells of one grant, and in all."""
+Record = Callable[["Host", str, str, Mapping[str, int]], Recording | None]
+"""`(host, name, profile, size)`: begins the recording that the policy wants of a shell, or None.
+Raises Unavailable when it cannot be written."""
 IDLE = 1800.0
 """Seconds without input or a read after which a shell is closed."""
 LONGEST = 43200
@@ -58,6 +62,30 @@ class Shell:
     why: str = ""
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     reading: asyncio.Task[None] | None = None
+    recording: Recording | None = None
+
+    async def type(self, data: bytes) -> None:
+        """Send input. Raises Unavailable when it must be recorded and cannot be."""
+        if self.recording is not None and data:
+            self.record(lambda to: to.typed(data))
+            if self.why:
+                raise Unavailable(self.why)
+        await self.link.send_input(data, last=False)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Set the size of the terminal."""
+        self.record(lambda to: to.resized(columns, rows))
+        await self.link.send_object("W", {"rows": rows, "columns": columns})
+
+    def record(self, what: Callable[[Recording], None]) -> None:
+        """Write to the recording, if there is one; the shell ends when that is impossible."""
+        if self.recording is None:
+            return
+        try:
+            what(self.recording)
+        except Fault as fault:
+            self.why = self.why or fault.message
+            self.link.close()
 
     async def follow(self) -> None:
         """Take what the shell writes until it ends."""
@@ -77,6 +105,8 @@ class Shell:
             self.ended = ended
             self.used = time.monotonic()
             self.link.close()
+            if self.recording is not None:
+                self.recording.close(self.why or ended.note)
             await asyncio.shield(self._tell())
 
     async def _tell(self) -> None:
@@ -98,12 +128,14 @@ class Shell:
                     break
             seen = self.transcript.end
         self.transcript.settle()
+        self.record(Recording.seal)
 
 
 class Shells:
     """The shells of this process."""
 
     def __init__(self) -> None:
+        self.starts_recording: Record = lambda _host, _name, _profile, _size: None
         self._shells: dict[str, Shell] = {}
         self._started = f"{int(time.time()):x}"
         self._sweeping: asyncio.Task[None] | None = None
@@ -117,7 +149,11 @@ class Shells:
         cwd: str,
         env: Mapping[str, str],
     ) -> Shell:
-        """Open a shell. Raises Conflict beyond the limits, and the Fault of a refusal."""
+        """Open a shell.
+
+        Raises Conflict beyond the limits, Unavailable when it must be recorded and cannot be, and
+        the Fault of a refusal.
+        """
         owner = host.who()["owner"]
         self._refuse_more(owner)
         profile = PROFILES[effect]
@@ -131,8 +167,19 @@ class Shells:
         }
         link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
         name = f"shell-{self._started}-{secrets.token_hex(4)}"
-        transcript = Transcript(host.runner.mask, kept=OUTPUT)
-        shell = Shell(name, owner, host.call.principal, effect, profile, link, transcript)
+        try:
+            recording = self.starts_recording(host, name, profile, size)
+        except Fault:
+            link.close()
+            raise
+        transcript = Transcript(
+            host.runner.mask, kept=OUTPUT,
+            heard=lambda data: shell.record(lambda to: to.wrote(data)),
+        )  # fmt: skip
+        shell = Shell(
+            name, owner, host.call.principal, effect, profile, link, transcript,
+            recording=recording,
+        )  # fmt: skip
         shell.reading = asyncio.create_task(shell.follow())
         self._shells[name] = shell
         if self._sweeping is None or self._sweeping.done():
@@ -199,5 +246,7 @@ class Shells:
             for name, one in list(self._shells.items()):
                 if one.ended is not None and now - one.used > KEPT_ENDED:
                     del self._shells[name]
-                elif one.ended is None and now - one.used > IDLE:
+                    continue
+                one.record(Recording.seal)
+                if one.ended is None and now - one.used > IDLE:
                     await self.close(one, f"it was not used for {IDLE / 60:.0f} minutes")

@@ -45,7 +45,15 @@ class Piece:
 class Transcript:
     """The output of one command. Positions count bytes of masked output of both streams."""
 
-    def __init__(self, mask: Callable[[], Mask], *, kept: int = KEPT) -> None:
+    def __init__(
+        self,
+        mask: Callable[[], Mask],
+        *,
+        kept: int = KEPT,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`heard` is told of all masked output, in its order."""
+        self._heard = heard
         self._masks = {"stdout": mask(), "stderr": mask()}
         self._pieces: list[Piece] = []
         self._kept = kept
@@ -97,6 +105,8 @@ class Transcript:
     def _append(self, stream: str, data: bytes) -> None:
         if not data:
             return
+        if self._heard is not None:
+            self._heard(data)
         last = self._pieces[-1] if self._pieces else None
         if last and last.stream == stream and len(last.data) < 65536:
             self._pieces[-1] = Piece(stream, last.start, last.data + data)

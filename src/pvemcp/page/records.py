@@ -9,6 +9,7 @@ from pvemcp.audit import Entry
 from pvemcp.chain import Event
 from pvemcp.page.html import render
 from pvemcp.page.site import Page, require, visitor
+from pvemcp.recordings import SEALED
 
 SEE_ALL = "Sys.Audit"
 """On /: whoever may see all of PVE's own logs may see what clients do."""
@@ -29,7 +30,8 @@ async def audit(page: Page, request: Request) -> Response:
     """GET /page/audit: the newest calls."""
     visit = visitor(page, request)
     await require(page, visit, SEE_ALL)
-    rows: list[Entry | Event] = [*page.audit.rows(limit=ROWS), *page.audit.events(limit=ROWS)]
+    events = [one for one in page.audit.events(limit=ROWS) if one.kind != SEALED]
+    rows: list[Entry | Event] = [*page.audit.rows(limit=ROWS), *events]
     newest = sorted(rows, key=lambda row: row.time, reverse=True)[:ROWS]
     return render("audit.html", title="Audit", visit=visit, entries=newest)
 

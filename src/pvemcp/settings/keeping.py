@@ -25,6 +25,12 @@ class Keeping:
         "Most megabytes that the database may fill (16 to 1048576): beyond it the oldest calls "
         "are deleted, whatever their age.",
     )
+    recordings_max_mb: int = setting(
+        512,
+        values.integer(1, 1024 * 1024),
+        "Most megabytes that recordings of shells may fill: beyond it the oldest are deleted. They "
+        "go with the audit's days, too.",
+    )
     audit_anchor_file: Path | None = setting(
         None, values.absolute, "File to which the audit's head is appended; best append only."
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from pvemcp.errors import Misconfigured
 
-VERDICTS = ("allow", "ask", "deny")
+VERDICTS = ("allow", "ask", "deny", "record")
 EFFECTS = ("read", "change", "destroy")
 PROFILES = ("read", "change", "root")
 CHANNELS = ("any", "person")
@@ -45,7 +45,10 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. Every condition that is given must hold; an empty one holds always."""
+    """One rule. Every condition that is given must hold; an empty one holds always.
+
+    One with the verdict `record` decides nothing: the shells that it fits are recorded.
+    """
 
     name: str
     verdict: str
@@ -111,6 +114,7 @@ def _rule(where: str, given: Mapping[str, Any]) -> Rule:
            for key, value in lists.items()},
     )  # fmt: skip
     _refuse_reads(where, rule)
+    _refuse_record(where, rule, given)
     return rule
 
 
@@ -124,6 +128,19 @@ def _refuse_reads(where: str, rule: Rule) -> None:
             where,
             "is about reads, and about protection or what was read before",
             "For reads use path, vmid, tag, pool, node, tool or client; or PVE's own permissions.",
+        )
+
+
+_OF_SHELLS = ("name", "verdict", "client", "node", "profile", "hours")
+
+
+def _refuse_record(where: str, rule: Rule, given: Mapping[str, Any]) -> None:
+    strange = [key for key in given if key not in _OF_SHELLS]
+    if rule.verdict == "record" and strange:
+        raise _wrong(
+            where,
+            f"records shells, and has the key {strange[0]!r}",
+            f"Such a rule takes {', '.join(_OF_SHELLS[2:])}; or no condition: all shells.",
         )
 
 

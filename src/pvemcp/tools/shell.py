@@ -52,8 +52,10 @@ async def shell_open(
     size = {"rows": rows, "columns": columns}
     shell = await host.runner.shells.open(host, wanted, size=size, cwd=cwd, env=env or {})
     await shell.quiet(0, 5)
+    recorded = "recorded; " if shell.recording is not None else ""
     head = (
-        f"{shell.name} ({shell.profile}, {host.place}); closed after {IDLE / 60:.0f} idle minutes"
+        f"{shell.name} ({shell.profile}, {host.place}); {recorded}"
+        f"closed after {IDLE / 60:.0f} idle minutes"
     )
     return f"{head}\n{_page(shell, 0)}"
 
@@ -75,13 +77,13 @@ async def shell_send(
     await host.ask(found.effect, f"host/{found.profile}/shell", typing, guarded=False)
     if (rows is None) != (columns is None):
         raise Invalid("rows and columns go together", hint="Give both, or neither.")
-    if rows is not None:
-        await found.link.send_object("W", {"rows": rows, "columns": columns})
+    if rows is not None and columns is not None:
+        await found.resize(rows, columns)
     typed = text.encode("utf-8", "surrogatepass")
     typed += _KEYS[key] if key else b"\n" if enter and (text or rows is None) else b""
     start = found.transcript.end
     found.transcript.settle()
-    await found.link.send_input(typed, last=False)
+    await found.type(typed)
     await found.quiet(start, wait)
     return _page(found, min(found.read_to, start))
 
