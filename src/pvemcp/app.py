@@ -134,7 +134,7 @@ def compose(
         upkeep.connected, upkeep.clock.steady, secrets.mask,
     )  # fmt: skip
     names = own_names(settings.address[0], settings.allowed_hosts)
-    return App(HostCheck(with_page(parts, guarded), names), server, listen)
+    return App(HostCheck(with_page(parts, guarded), names, upkeep.turned_away), server, listen)
 
 
 def _watching(

@@ -148,9 +148,9 @@ class Audit:
             moment = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._line(_json({"event": kind, "time": moment, **shown}))
 
-    def events(self, limit: int = 100) -> list[Event]:
-        """Return the newest events that are no calls, oldest first."""
-        return self._linked().events(limit=limit)
+    def events(self, limit: int = 100, *, since: float | None = None) -> list[Event]:
+        """Return the newest events that are no calls, oldest first; `since` as of `rows`."""
+        return self._linked().events(since=since or 0.0, limit=limit)
 
     def head(self) -> Head | None:
         """Return the newest record of the chain."""

@@ -66,8 +66,8 @@ class Metrics:
                 self.requests[step.method, str(step.effect), _class(step)] += 1
                 _add(self.request_seconds, step.method, step.ms)
 
-    def refuse(self, reason: str, _: str) -> None:
-        """Count a request that was not let in, and why; the address is nobody's label."""
+    def refuse(self, reason: str) -> None:
+        """Count a request that was not let in, and why."""
         self.refused[reason] += 1
 
 

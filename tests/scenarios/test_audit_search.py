@@ -21,7 +21,7 @@ async def test_a_client_finds_its_calls_with_what_they_wrote(era: str) -> None:
         text = str(rows)
         assert "POST /nodes/pve1/qemu/106/status/start" in text
         assert "not_found" in text
-        assert "1 call" in await client.call(
+        assert "1 record" in await client.call(
             "audit_search", where=["outcome=ok", "tool=guest_power"]
         )
 

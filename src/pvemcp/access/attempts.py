@@ -27,22 +27,21 @@ class Attempts:
         """Return how many seconds this client must wait; 0.0 when it may try."""
         if not self._failures:
             return 0.0
-        failures = self._failures.get(_group(address))
+        failures = self._failures.get(group(address))
         if failures is None or len(failures) < FAILURES:
             return 0.0
         return max(0.0, failures[0] + WINDOW - self._clock())
 
     def failed(self, address: str) -> None:
         """Count a failure. Success is not counted and takes nothing back."""
-        group = _group(address)
-        failures = self._failures.setdefault(group, deque(maxlen=FAILURES))
+        failures = self._failures.setdefault(group(address), deque(maxlen=FAILURES))
         failures.append(self._clock())
-        self._failures.move_to_end(group)
+        self._failures.move_to_end(group(address))
         if len(self._failures) > ADDRESSES:
             self._failures.popitem(last=False)
 
 
-def _group(address: str) -> str:
+def group(address: str) -> str:
     """Return what counts as one client: an IPv4 address, or an IPv6 network of 64 bits."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pvemcp.access.attempts import Attempts
 from pvemcp.access.fresh import OPENED
 from pvemcp.access.grants import Grant
-from pvemcp.access.replies import reply
+from pvemcp.access.replies import TurnedAway, address_of, nobody_told, reply
 from pvemcp.call import ApiToken, Principal
 from pvemcp.errors import Unavailable
 
@@ -35,7 +35,7 @@ class BearerAuth:
     """ASGI middleware that lets only holders of a grant through.
 
     It guards every HTTP path of `app`; to `open_paths` one may also come with no secret at all.
-    WebSockets are refused. `turned_away` is told the reason and the address of who is not let in.
+    WebSockets are refused. `turned_away` is told who is not let in, and why.
     The app finds the caller in `scope["pvemcp.principal"]`, and in `scope["user"]` and
     `scope["auth"]` for the MCP SDK, which ties a session to the grant that opened it. The client's
     address is the one of the connection: X-Forwarded-For is not believed.
@@ -49,7 +49,7 @@ class BearerAuth:
         default_token: ApiToken | None,
         refused: Callable[[ApiToken], Awaitable[bool]] | None = None,
         open_paths: frozenset[str] = frozenset(),
-        turned_away: Callable[[str, str], None] = lambda _error, _address: None,
+        turned_away: TurnedAway = nobody_told,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -72,13 +72,13 @@ class BearerAuth:
             await self._app(scope, receive, send)
             return
         if isinstance(outcome, _Refusal):
-            self._turned_away(outcome.error, _address(scope))
+            self._turned_away(outcome.error, address_of(scope), outcome.client)
             await _refuse(send, outcome)
             return
         await self._app(outcome, receive, send)
 
     async def _admit(self, scope: Scope) -> Scope | _Refusal:
-        address = _address(scope)
+        address = address_of(scope)
         secret = _secret(scope)
         if isinstance(secret, _Refusal):
             return secret
@@ -120,11 +120,6 @@ class BearerAuth:
         }
 
 
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return str(client[0]) if client else ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     status: int
@@ -132,6 +127,8 @@ class _Refusal:
     message: str
     hint: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    client: str = ""
+    """Name of the grant, where it is known."""
 
 
 def _challenge(error: str = "", description: str = "") -> tuple[tuple[bytes, bytes], ...]:
@@ -175,6 +172,7 @@ def _ended(grant: Grant) -> _Refusal:
         f"On the host of pvemcp: pvemcp client list shows it; pvemcp client revoke {grant.name}, "
         "then pvemcp client add, makes it anew.",
         _challenge("invalid_token", text),
+        grant.name,
     )
 
 
@@ -184,6 +182,7 @@ def _no_token(grant: Grant) -> _Refusal:
         "no_pve_token",
         f"The grant {grant.name} has no PVE token, and none is configured.",
         "On the host of pvemcp: pvemcp client add NAME makes a client with a token of its own.",
+        client=grant.name,
     )
 
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pvemcp.access.replies import TurnedAway, address_of, nobody_told
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
@@ -52,9 +54,12 @@ def _name(address: str) -> str:
 class HostCheck:
     """ASGI middleware that answers 421 to a foreign Host and 403 to a foreign Origin."""
 
-    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, names: frozenset[str], turned_away: TurnedAway = nobody_told
+    ) -> None:
         self._app = app
         self._names = names
+        self._turned_away = turned_away
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with the setting that would allow it."""
@@ -62,13 +67,17 @@ class HostCheck:
             headers = dict(scope["headers"])
             host = _name(f"//{headers.get(b'host', b'').decode('latin-1')}")
             if host not in self._names:
-                await _refuse(send, 421, "Host", host)
+                await self._refuse(scope, send, 421, "Host", host)
                 return
             origin = headers.get(b"origin", b"").decode("latin-1")
             if origin and _name(origin) not in self._names:
-                await _refuse(send, 403, "Origin", _name(origin))
+                await self._refuse(scope, send, 403, "Origin", _name(origin))
                 return
         await self._app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, send: Send, status: int, header: str, name: str) -> None:
+        self._turned_away(f"foreign_{header.lower()}", address_of(scope), "")
+        await _refuse(send, status, header, name)
 
 
 async def _refuse(send: Send, status: int, header: str, name: str) -> None:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pvemcp.access.bearer import PRINCIPAL
 from pvemcp.access.limits import Gate
-from pvemcp.access.replies import reply
+from pvemcp.access.replies import TurnedAway, nobody_told, reply
 from pvemcp.access.sessions import PAUSE, Session, Sessions, Visit, ended
 from pvemcp.errors import Limited
 
@@ -36,7 +36,10 @@ _OVERALL = ("sessions", "concurrent_calls")
 class Presence:
     """ASGI middleware behind the door; `note` is its part inside the MCP SDK."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, sessions: Sessions) -> None:
+    def __init__(
+        self, app: ASGIApp, gate: Gate, sessions: Sessions, turned_away: TurnedAway = nobody_told
+    ) -> None:
+        self._turned_away = turned_away
         self._app = app
         self._gate = gate
         self._sessions = sessions
@@ -56,6 +59,7 @@ class Presence:
         except Limited as limited:
             refusal = self._gate.noted(limited)
         if refusal is not None:
+            self._turned_away(refusal.limit, principal.address, principal.name)
             await refuse(send, refusal)
             return
         scope[VISIT] = visit

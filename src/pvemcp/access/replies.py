@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 JSON = "application/json"
+TurnedAway = Callable[[str, str, str], None]
+"""`(reason, address, client)`: told of each request that is refused before it is a call. `client`
+is the grant's name, empty where nobody knows it."""
+
+
+def nobody_told(_reason: str, _address: str, _client: str) -> None:
+    """Tell nobody."""
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address at the other end of the connection; empty of a Unix socket."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 async def reply(

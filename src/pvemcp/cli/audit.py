@@ -38,6 +38,7 @@ MOST = 10_000_000
     help="At most that many, the newest.",
 )
 @click.option("--json", "lines", is_flag=True, help="One JSON object a line, with all details.")
+@click.option("--events", is_flag=True, help="Also what is no call: refusals, approvals, freezes.")
 @click.pass_context
 def audit(
     context: click.Context,
@@ -45,6 +46,7 @@ def audit(
     client: str | None,
     limit: int,
     lines: bool,  # noqa: FBT001 - click passes it so
+    events: bool,  # noqa: FBT001
 ) -> None:
     """Show recorded calls, the newest last, with the requests to PVE that changed something."""
     if context.invoked_subcommand is not None:
@@ -52,12 +54,18 @@ def audit(
     with Store(words.settings(context).state_dir) as store:
         if client is not None:
             _refuse_unknown(client, store)
-        found = Audit(store, None).rows(since, client, limit)
-    for entry in found:
-        click.echo(as_json(entry) if lines else _text(entry))
+        found: list[Entry | Event] = [*Audit(store, None).rows(since, client, limit)]
+        if events:
+            told = Chain(store).events(since=since or 0.0, limit=limit)
+            found += [one for one in told if client in (None, one.about.get("client"))]
+    for entry in sorted(found, key=lambda one: one.time)[-limit:]:
+        if isinstance(entry, Event):
+            click.echo(_event(entry) if lines else _event_text(entry))
+        else:
+            click.echo(as_json(entry) if lines else _text(entry))
     if not found:
         click.echo("No calls are recorded for this choice.", err=True)
-    elif len(found) == limit:
+    elif len(found) >= limit:
         click.echo(f"The newest {limit} are shown; --limit shows more.", err=True)
 
 
@@ -182,6 +190,11 @@ def _text(entry: Entry) -> str:
     lines += [_step(step) for step in entry.steps if step.get("effect") != "read"]
     lines += [f"    {line}" for line in entry.error.splitlines()]
     return "\n".join(words.printable(line) for line in lines)
+
+
+def _event_text(event: Event) -> str:
+    said = " ".join(f"{name}={value}" for name, value in event.about.items())
+    return words.printable(f"{words.moment(event.time)}  {event.kind}  {said}"[:400])
 
 
 def _step(step: object) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pvemcp.audit import Audit, Entry
+from pvemcp.chain import Event
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
 from pvemcp.tools.render import moment, to_json
@@ -33,15 +34,21 @@ async def audit_search(
     cursor: str = "",
     format: Format = "text",
 ) -> str:
-    """Search your calls in the audit, newest first; all clients' for who may change PVE itself."""
+    """Search the audit, newest first: your calls; for who may change PVE itself, everything."""
     everybody = await administers(pve)
     who = pve.call.principal
     own = {} if everybody else {"client": who.name, "grant": who.grant}
-    entries = audit.rows(moment_since(since), limit=LOOKED_THROUGH, **own)
-    rows = [_row(entry) for entry in reversed(entries)]
+    start = moment_since(since)
+    entries = audit.rows(start, limit=LOOKED_THROUGH, **own)
+    events = audit.events(LOOKED_THROUGH, since=start) if everybody else []
+    found: list[Entry | Event] = sorted(
+        [*entries, *events], key=lambda each: each.time, reverse=True
+    )
+    rows = [_row(each) if isinstance(each, Entry) else _event(each) for each in found]
     query = Query(conditions(where), fields=fields or COLUMNS, limit=limit, cursor=cursor)
     page = select(rows, query, key="", known=tuple(_row(_EMPTY)))
-    count = f"{page.total} call{'s' * (page.total != 1)}"
+    what = "record" if everybody else "call"
+    count = f"{page.total} {what}{'s' * (page.total != 1)}"
     head = count if everybody else f"{count} of this client"
     notes = [f"Only the newest {LOOKED_THROUGH}."] if len(entries) == LOOKED_THROUGH else []
     return write(page, query.fields, format=format, head=head, notes=notes)
@@ -76,6 +83,18 @@ def _row(entry: Entry) -> dict[str, Any]:
         "approval": entry.about.get("approval", ""),
         "approved_by": entry.about.get("approved_by", ""),
     }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    """Write what is no call in the columns of a call: its kind stands for the tool."""
+    about = dict(event.about)
+    row = {name: about.pop(name, "") for name in ("client", "address", "approval")}
+    empty = dict.fromkeys(_row(_EMPTY), "")
+    arguments = to_json(about)[:SHOWN]
+    return {
+        **empty, **row, "id": f"event {event.number}", "time": moment(event.time),
+        "tool": event.kind, "arguments": arguments, "outcome": "event",
+    }  # fmt: skip
 
 
 _EMPTY = Entry("", 0.0, "", "", "", "", "", {}, (), "", "", 0.0)

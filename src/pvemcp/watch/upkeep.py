@@ -18,6 +18,7 @@ from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.limits import Gate
 from pvemcp.access.presence import Presence
+from pvemcp.access.refusals import Refusals
 from pvemcp.access.sessions import Sessions
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Principal
@@ -94,6 +95,7 @@ class Upkeep:
             mask=watched.mask,
         )
         self._freezes = Freezes(watched.store)
+        self._refusals = Refusals(watched.audit.event, clock.steady)
         self._lookout = Lookout(
             settings,
             readiness=self.readiness,
@@ -110,14 +112,15 @@ class Upkeep:
 
     def guard(self, app: ASGIApp, server: Server[Any]) -> ASGIApp:
         """Return the application behind the limits; `server` is the MCP server in it."""
-        self._presence = Presence(app, self.gate, self.sessions)
+        self._presence = Presence(app, self.gate, self.sessions, self._refusals.note)
         server.middleware.append(self._presence.note)
         return Probes(self._presence, self.readiness.look, self._exposition.text)
 
-    def turned_away(self, reason: str, address: str) -> None:
+    def turned_away(self, reason: str, address: str, client: str) -> None:
         """Note a request that was not let in."""
-        self._metrics.refuse(reason, address)
+        self._metrics.refuse(reason)
         self._lookout.turned_away(reason, address)
+        self._refusals.note(reason, address, client)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -181,6 +184,7 @@ class Upkeep:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(EVERY)
+            self._refusals.sweep()
             try:
                 await self._end_revoked()
             except Fault as fault:
