@@ -49,13 +49,14 @@ from pvemcp.listener import (
 )
 from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.metrics import Metrics
+from pvemcp.opening import Context
 from pvemcp.page.build import Parts, with_page
 from pvemcp.peers.door import PeerDoor
 from pvemcp.peers.requests import Client, Requests
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import anchoring, keep_recordings_within, keep_within
 from pvemcp.running import runner
-from pvemcp.server import Context, Service, build
+from pvemcp.server import Service, build
 from pvemcp.settings import Settings, require_safe_listen
 from pvemcp.stdin import lines
 from pvemcp.store import Store

@@ -78,6 +78,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     plan, answer = await _plan(gate, request, run)
     if plan is None:
         return answer
+    request.call.plan = [request.shown(line) for line in plan.brief()]
     judgement = gate.policy.judge(request.call, plan.judged)
     if judgement.verdict is not Verdict.DENY and any(is_root(i) for i, _ in plan.writes):
         judgement = replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")

@@ -65,7 +65,8 @@ class Entry:
     error: str
     ms: float
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known: pve_user, approval, approved_by, tool_use, trace, result (characters)."""
+    """What else is known: pve_user, session, plan, approval, approved_by, tool_use, trace, result
+    (characters)."""
 
 
 class Audit:
@@ -251,6 +252,8 @@ _LINE = (
 def _about(call: Call) -> dict[str, Any]:
     found = {
         "pve_user": call.principal.token.id,
+        "session": call.session,
+        "plan": list(call.plan),
         "approval": call.approval,
         "approved_by": call.approved_by,
         "tool_use": call.tool_use,

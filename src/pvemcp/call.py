@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -249,6 +249,10 @@ class Call:
     """The approval that the call used."""
     approved_by: str = ""
     """Who gave it, and by which channel."""
+    session: str = ""
+    """The session that it came in, as `pvemcp sessions` shows it; none over stdio."""
+    plan: Sequence[str] = ()
+    """What it would write, in at most three lines; empty of what only reads."""
     tool_use: str = ""
     """The client's own id of the tool's use, as far as it sends one."""
     trace: str = ""

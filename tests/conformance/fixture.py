@@ -14,7 +14,8 @@ from typing import Any
 from mcp_types import CallToolRequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from pvemcp.server import COMPLETE, TASKS, Context
+from pvemcp.opening import TASKS, Context
+from pvemcp.server import COMPLETE
 
 Params = CallToolRequestParams
 Result = dict[str, Any]

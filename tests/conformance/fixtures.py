@@ -20,7 +20,7 @@ from mcp.server.subscriptions import (
 )
 from mcp_types import CallToolRequestParams, PaginatedRequestParams
 
-from pvemcp.server import Context
+from pvemcp.opening import Context
 from tests.conformance import library, rounds, talking
 from tests.conformance.fixture import (
     Fixture,

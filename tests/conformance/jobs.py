@@ -19,7 +19,8 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp_types import MISSING_REQUIRED_CLIENT_CAPABILITY
 
-from pvemcp.server import TASKS, Context, TaskParams
+from pvemcp.opening import TASKS, Context
+from pvemcp.server import TaskParams
 from tests.conformance.fixture import Fixture, Params, Result, Run, declares_tasks, text
 from tests.conformance.rounds import answered, elicitation, field_of, question
 

@@ -21,7 +21,8 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from pvemcp.server import COMPLETE, Context
+from pvemcp.opening import Context
+from pvemcp.server import COMPLETE
 from tests.conformance.fixture import PNG, Result, complete, embedded, image, text
 from tests.conformance.rounds import answered, elicitation, field_of, question
 

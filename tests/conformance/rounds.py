@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp_types import InputResponseRequestParams
 
-from pvemcp.server import Context
+from pvemcp.opening import Context
 from tests.conformance.fixture import Fixture, Params, Result, Run, declares, text
 
 

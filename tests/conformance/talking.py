@@ -14,7 +14,7 @@ from mcp_types import (
     TextContent,
 )
 
-from pvemcp.server import Context
+from pvemcp.opening import Context
 from tests.conformance.fixture import Fixture, Params, Result, declares, text
 from tests.conformance.rounds import elicitation, question
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pvemcp.access.approvals import Person
+from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Effect
+from tests.scenarios.browsing import site
 from tests.scenarios.rig import ERAS, rig
 from tests.scenarios.test_approvals import refused
 from tests.scenarios.test_http import web
+from tests.scenarios.test_sessions import listed
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -50,3 +56,46 @@ async def test_a_client_without_a_grant_finds_its_own_calls() -> None:
         async with r.client(token=poor) as client:
             await client.call("api_read", path="/version")
             assert "api_read" in await client.call("audit_search")
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_row_says_who_what_and_how(era: str) -> None:
+    """Of a call over HTTP that a person approved: each field that somebody will look for."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    meta: Any = {"claudecode/toolUseId": "toolu_1", "traceparent": trace}
+    async with site() as s:
+        asked = await s.asked(100)
+        s.approvals.approve(asked.id, Person("alice", "host"))
+        async with s.web.client(era=era) as client:
+            await client.mcp.call_tool(
+                "guest_power",
+                {"guests": 100, "action": "stop", "approval": asked.id},
+                meta=meta,
+            )
+            sessions = [session["id"] for session in await listed(s.web)]
+        (row,) = [e for e in Audit(s.rig.store, None).rows() if e.outcome == "ok"]
+    assert (row.client, row.address, row.tool) == ("laptop", "127.0.0.1", "guest_power")
+    assert row.grant
+    assert row.mcp_client.startswith("mcp ")
+    assert row.about["pve_user"] == "root@pam!mcp"
+    assert row.about["session"] in sessions
+    assert (row.about["tool_use"], row.about["trace"]) == ("toolu_1", trace)
+    assert (row.about["approval"], row.about["approved_by"]) == (asked.id, "alice (host)")
+    assert row.about["plan"][0] == "takes the power of qemu/100 web01: unsaved data is lost"
+    assert row.about["plan"][1].startswith("LOST (1): what the guest has not written")
+    assert row.about["result"] > 0
+    assert row.arguments["guests"] == 100
+    writes = [step for step in row.steps if step["effect"] != "read"]
+    assert [(w["verb"], w["path"], w["status"]) for w in writes] == [
+        ("POST", "/nodes/pve1/qemu/100/status/stop", 200)
+    ]
+    assert writes[0]["upid"].startswith("UPID:pve1:")
+    assert row.ms > 0
+
+
+async def test_what_was_planned_is_in_the_row_of_a_call_that_was_denied() -> None:
+    async with site() as s:
+        await s.asked(100)
+        (row,) = [e for e in Audit(s.rig.store, None).rows() if e.tool == "guest_power"]
+    assert row.outcome == "approval_needed"
+    assert row.about["plan"][0].startswith("takes the power of qemu/100")
