@@ -60,6 +60,7 @@ from pvemcp.server import Service, build
 from pvemcp.settings import Settings, require_safe_listen
 from pvemcp.stdin import lines
 from pvemcp.store import Store
+from pvemcp.syslog import Receiver, Syslog
 from pvemcp.tls import own_certificate, server_context, validity
 from pvemcp.tools.registry import BY_NAME
 from pvemcp.watch.clock import Clock
@@ -118,7 +119,10 @@ def compose(
     metrics = Metrics(BY_NAME)
     audit = Audit(store, journal, secrets.known, [metrics.observe, *filter(None, [trace])])
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    watched = Watched(store, grants, pve, audit, metrics, host.executor, default, secrets.mask)
+    syslog = _syslog(settings, audit)
+    watched = Watched(
+        store, grants, pve, audit, metrics, host.executor, default, secrets.mask, syslog
+    )
     upkeep = Upkeep(settings, watched, clock or Clock())
     gate, changes = gated(settings, store, pve, host, audit, policy=policy)
     service = Service(
@@ -128,7 +132,9 @@ def compose(
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
     beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
-    _live_with(mcp, pve, host, changes, upkeep, *_watching(settings, store, service), *beside)
+    _live_with(
+        mcp, pve, host, changes, upkeep, *_watching(settings, store, service, syslog), *beside
+    )
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
@@ -138,14 +144,26 @@ def compose(
     return App(HostCheck(with_page(parts, guarded), names, upkeep.turned_away), server, listen)
 
 
+def _syslog(settings: Settings, audit: Audit) -> Syslog | None:
+    """Return what sends the audit to another machine, if it is to go there."""
+    if not settings.audit_syslog:
+        return None
+    made = Syslog(Receiver.parse(settings.audit_syslog, settings.audit_syslog_ca))
+    if settings.audit_syslog_rows:
+        audit.copy = made.send
+    return made
+
+
 def _watching(
-    settings: Settings, store: Store, service: Service
+    settings: Settings, store: Store, service: Service, syslog: Syslog | None
 ) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
     """Return what goes on for ever: retention, the audit's anchors, freezes."""
+    tell = syslog.send if syslog is not None else None
     return (
+        *([syslog.run] if syslog is not None else []),
         lambda: keep_within(store, settings),
         lambda: keep_recordings_within(service.audit, store, settings),
-        lambda: anchoring(service.audit, settings.audit_anchor_file),
+        lambda: anchoring(service.audit, settings.audit_anchor_file, tell=tell),
         lambda: cutting(service.host, service.gate.policy),
         lambda: ending_jobs(service.host, service.gate.policy, Grants(store)),
     )

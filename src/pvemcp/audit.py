@@ -93,6 +93,8 @@ class Audit:
         self._journal = journal
         self._chain: Chain | None = None
         self._process = identity(os.getpid())
+        self.copy: Callable[[str], None] | None = None
+        """Gets each line that the journal gets, but for anchors."""
 
     def observe(self, told: Callable[[Call], None]) -> None:
         """Tell of every call that is closed from now on."""
@@ -145,7 +147,7 @@ class Audit:
         )
         with self._store.whole():
             self._linked().event(kind, shown)
-        if self._journal is not None:
+        if self._told:
             moment = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._line(_json({"event": kind, "time": moment, **shown}))
 
@@ -160,7 +162,7 @@ class Audit:
     def anchor(self, head: Head) -> str:
         """Write a head of the chain to the journal, and return that line."""
         line = _json({"event": ANCHOR, "number": head.number, "mac": head.mac})
-        self._line(line)
+        self._journaled(line)
         return line
 
     def _linked(self) -> Chain:
@@ -212,8 +214,13 @@ class Audit:
             self.known(_json(_about(call))),
         )
 
+    @property
+    def _told(self) -> bool:
+        """Whether anybody wants lines."""
+        return self._journal is not None or self.copy is not None
+
     def _write_line(self, call: Call, row: tuple[Any, ...]) -> None:
-        if self._journal is None:
+        if not self._told:
             return
         values = dict(zip(_NAMES, row, strict=True))
         values["time"] = datetime.fromtimestamp(call.started, UTC).isoformat(
@@ -225,6 +232,11 @@ class Audit:
         self._line(f"{head[:-1]},{tail}")
 
     def _line(self, text: str) -> None:
+        if self.copy is not None:
+            self.copy(text)
+        self._journaled(text)
+
+    def _journaled(self, text: str) -> None:
         if self._journal is None:
             return
         try:

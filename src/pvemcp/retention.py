@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,15 +35,26 @@ PAGES_BACK = 64
 DAY = 86400.0
 
 
-async def anchoring(audit: Audit, file: Path | None) -> None:
-    """Tell the journal, and a file, the audit's head each minute in which it moved, for ever."""
+async def anchoring(
+    audit: Audit,
+    file: Path | None,
+    *,
+    tell: Callable[[str], None] | None = None,
+    every: float = ANCHOR_EVERY,
+) -> None:
+    """Tell the journal, a file, and `tell`, the audit's head each minute in which it moved.
+
+    Goes on for ever.
+    """
     told = audit.head()
     while True:
-        await asyncio.sleep(ANCHOR_EVERY)
+        await asyncio.sleep(every)
         try:
             if (head := audit.head()) is None or head == told:
                 continue
             line, told = audit.anchor(head), head
+            if tell is not None:
+                tell(line)
             if file is not None:
                 with file.open("a", encoding="utf-8") as lines:
                     lines.write(f"{line}\n")

@@ -79,6 +79,7 @@ async def test_readiness_is_one_word_a_check_without_a_grant_and_reasons_with_on
                 "disk": "ok",
                 "clients": "off",
                 "freezes": "ok",
+                "syslog": "off",
             },
         }
         found = await checks(w)

@@ -11,6 +11,7 @@ from pvemcp.health.commands import check_commands
 from pvemcp.health.local import check_certificate, check_listen, check_settings, check_state
 from pvemcp.health.policy import check_policy
 from pvemcp.health.pve import check_pve
+from pvemcp.health.syslog import check_syslog
 from pvemcp.health.tracing import check_tracing
 from pvemcp.health.upgrade import check_upgrade
 from pvemcp.settings import Settings
@@ -34,6 +35,7 @@ async def checks(settings: Settings) -> list[Check]:
         await check_commands(settings),
         *await check_cluster(settings),
         *check_backups(settings),
+        *await check_syslog(settings),
         *check_tracing(os.environ),
         *check_upgrade(),
     ]

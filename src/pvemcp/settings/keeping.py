@@ -34,6 +34,22 @@ class Keeping:
     audit_anchor_file: Path | None = setting(
         None, values.absolute, "File to which the audit's head is appended; best append only."
     )
+    audit_syslog: str = setting(
+        "",
+        values.syslog,
+        "Syslog on another machine to which the audit's head goes each minute: "
+        "`tls://log.example.org:6514`, `tcp://…` or `udp://…`.",
+    )
+    audit_syslog_rows: bool = setting(
+        False,  # noqa: FBT003 - a fact
+        values.switch,
+        "Whether every record of the audit goes there, too, as a line of JSON.",
+    )
+    audit_syslog_ca: Path | None = setting(
+        None,
+        values.path,
+        "PEM file of the authority that signed the syslog's certificate. Default: the system's.",
+    )
     changes_keep_days: int = setting(
         90, values.integer(0, 36500), "Days that the journal of changes goes back; 0: for ever."
     )

@@ -151,6 +151,19 @@ def webhook(name: str, value: Any) -> str:
     return text
 
 
+def syslog(name: str, value: Any) -> str:
+    """Read where a syslog listens: `tls://HOST[:PORT]`, `tcp://…`, `udp://…`."""
+    text = words(name, value)
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"tls", "tcp", "udp"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if text and (not good or parts.path or parts.query or parts.username is not None):
+        raise wrong(name, f"{text!r} is no syslog.", "Write it as tls://log.example.org:6514.")
+    return text
+
+
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Read a list of host names, each with or without a port."""
     parts = value.split(",") if isinstance(value, str) else value

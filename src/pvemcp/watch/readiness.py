@@ -27,6 +27,7 @@ from pvemcp.pve.client import PveClient
 from pvemcp.pve.transport import Reply
 from pvemcp.settings import Settings
 from pvemcp.store import Store
+from pvemcp.syslog import Syslog
 from pvemcp.tls import own_certificate, validity
 from pvemcp.watch.clock import Clock
 
@@ -91,7 +92,9 @@ class Readiness:
         executor: Executor,
         token: ApiToken | None,
         clock: Clock,
+        syslog: Syslog | None = None,
     ) -> None:
+        self._syslog = syslog
         self._settings = settings
         self._store = store
         self._audit = audit
@@ -124,6 +127,7 @@ class Readiness:
             "disk": self._judge_disk(),
             "clients": self._judge_clients(),
             "freezes": self._judge_freezes(),
+            "syslog": self._judge_syslog(),
         }
         findings = tuple(Finding(name, *said) for name, said in found.items())
         report = Report(findings, self._clock.now())
@@ -223,6 +227,17 @@ class Readiness:
         if not found:
             return State.OK, "nobody is frozen"
         return State.WARN, "; ".join(map(str, found))
+
+    def _judge_syslog(self) -> Said:
+        if self._syslog is None:
+            return State.OFF, "the audit goes to no syslog"
+        lost = f"; {self._syslog.lost} lines were dropped" if self._syslog.lost else ""
+        if self._syslog.trouble:
+            waiting = f"{self._syslog.waiting} lines wait{lost}"
+            return State.WARN, f"{self._syslog.receiver}: {self._syslog.trouble}; {waiting}"
+        return (
+            State.WARN if lost else State.OK
+        ), f"the audit goes to {self._syslog.receiver}{lost}"
 
     def _judge_certificate(self) -> Said:
         if self._settings.tls_cert is None:

@@ -29,6 +29,7 @@ from pvemcp.pve.alive import Alive
 from pvemcp.pve.client import PveClient
 from pvemcp.settings import Settings
 from pvemcp.store import Store
+from pvemcp.syslog import Syslog
 from pvemcp.watch import control
 from pvemcp.watch.alerts import Alerts
 from pvemcp.watch.channels import channels
@@ -63,6 +64,7 @@ class Watched:
     token: ApiToken | None
     mask: Callable[[str], str] = str
     """Hides secrets in what is told."""
+    syslog: Syslog | None = None
 
 
 class Upkeep:
@@ -86,6 +88,7 @@ class Upkeep:
             executor=watched.executor,
             token=watched.token,
             clock=clock,
+            syslog=watched.syslog,
         )
         self.sent: Counter[str] = Counter()
         self.alerts = Alerts(
