@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from pvemcp import tracing
 from pvemcp.access import shared
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
@@ -31,6 +32,7 @@ from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import Policy, permit
 from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
+from pvemcp.access.told import Told
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
@@ -52,7 +54,9 @@ from pvemcp.metrics import Metrics
 from pvemcp.opening import Context
 from pvemcp.page.build import Parts, with_page
 from pvemcp.peers.door import PeerDoor
+from pvemcp.peers.hearing import Hearing
 from pvemcp.peers.requests import Client, Requests
+from pvemcp.peers.spread import Spread
 from pvemcp.pve.client import PveClient
 from pvemcp.retention import anchoring, keep_recordings_within, keep_within
 from pvemcp.running import runner
@@ -119,9 +123,9 @@ def compose(
     metrics = Metrics(BY_NAME)
     audit = Audit(store, journal, secrets.known, [metrics.observe, *filter(None, [trace])])
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    syslog = _syslog(settings, audit)
+    syslog, spread = _syslog(settings, audit), _spread(settings, store, audit)
     watched = Watched(
-        store, grants, pve, audit, metrics, host.executor, default, secrets.mask, syslog
+        store, grants, pve, audit, metrics, host.executor, default, secrets.mask, syslog, spread.now
     )
     upkeep = Upkeep(settings, watched, clock or Clock())
     gate, changes = gated(settings, store, pve, host, audit, policy=policy)
@@ -131,10 +135,11 @@ def compose(
     )  # fmt: skip
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
-    beside = (_door(settings, grants, default, service).run, _shared(settings, store, grants).watch)
-    _live_with(
-        mcp, pve, host, changes, upkeep, *_watching(settings, store, service, syslog), *beside
-    )
+    beside = (
+        _door(spread, grants, default, service).run, spread.run,
+        _shared(settings, store, grants).watch, *_watching(settings, store, service, syslog),
+    )  # fmt: skip
+    _live_with(mcp, pve, host, changes, upkeep, *beside)
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
@@ -210,17 +215,20 @@ def _shared(settings: Settings, store: Store, grants: Grants) -> Shared:
     return Shared(store, settings.mirror_dir / shared.FILE, grants.forget)
 
 
-def _door(
-    settings: Settings, grants: Grants, default: ApiToken | None, service: Service
-) -> PeerDoor:
+def _spread(settings: Settings, store: Store, audit: Audit) -> Spread:
+    cluster = Cluster(settings.mirror_dir, settings.peer_port)
+    return Spread(cluster, Freezes(store, event=audit.event), Told(store))
+
+
+def _door(spread: Spread, grants: Grants, default: ApiToken | None, service: Service) -> PeerDoor:
     def client(id_: str) -> Client | None:
         found = grants.shared(id_)
         token = found.token or default if found else None
         return (found.name, found.ceiling, token) if found and token else None
 
-    cluster = Cluster(settings.mirror_dir, settings.peer_port)
-    audit, limit = service.audit, service.admit
-    return PeerDoor(cluster, Requests(service.host, service.pve, audit, client, limit))
+    hearing, audit, limit = Hearing(spread.freezes), service.audit, service.admit
+    requests = Requests(service.host, service.pve, audit, client, hearing, limit)
+    return PeerDoor(spread.cluster, requests)
 
 
 def _live_with(

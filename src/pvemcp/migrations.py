@@ -167,5 +167,28 @@ MIGRATIONS = (
         approval TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE freezes RENAME TO own_freezes;
+    CREATE TABLE freezes (             -- who has stopped what, here and on other nodes
+        client TEXT NOT NULL,          -- a grant's name where it was made, '' for all
+        origin TEXT NOT NULL,          -- the node that made it, '' for this one
+        grant_id TEXT NOT NULL,        -- of the client that the cluster shares; '' if made here
+        mode TEXT NOT NULL,            -- read-only, all
+        person TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        since REAL NOT NULL,
+        released REAL,                 -- when root ended here what another node made
+        PRIMARY KEY (client, origin)
+    ) STRICT;
+    INSERT INTO freezes SELECT client, '', '', mode, person, reason, since, NULL FROM own_freezes;
+    DROP TABLE own_freezes;
+    CREATE TABLE told (                -- which freezes of this node the others know
+        node TEXT PRIMARY KEY,
+        digest TEXT NOT NULL,          -- of the freezes that it knows
+        released INTEGER NOT NULL,     -- how many of them its own root has ended there
+        problem TEXT NOT NULL,         -- why it could not be told the last time
+        since REAL NOT NULL            -- of the problem
+    ) STRICT;
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

@@ -27,20 +27,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from mcp import Client
 
 from pvemcp.access.approvals import Approvals
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grant, Grants, fresh_grant
 from pvemcp.access.held import held
 from pvemcp.access.policy import Open, permit
 from pvemcp.access.shared import SharedClient as SharedFileClient
 from pvemcp.access.shared import SharedClients, take_over
+from pvemcp.access.told import Told
 from pvemcp.approving import Gate
 from pvemcp.audit import Audit, Entry
 from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.gating import cutting
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.runner import Runner
 from pvemcp.masking import Masker
 from pvemcp.peers.door import PeerDoor
+from pvemcp.peers.hearing import Hearing
 from pvemcp.peers.requests import Client as SharedClient
 from pvemcp.peers.requests import Requests
+from pvemcp.peers.spread import Spread
 from pvemcp.pve.client import PveClient
 from pvemcp.running import Rights, elsewhere
 from pvemcp.server import Service, build
@@ -149,6 +154,7 @@ class Node:
     executor: Unboxed
     port: int
     journal: StringIO = field(default_factory=StringIO)
+    work: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mirror = self.folder / "mirror"
@@ -157,16 +163,34 @@ class Node:
         secrets = held(self.store)
         self.cluster = Cluster(self.mirror, self.port)
         self.audited = Audit(self.store, self.journal, secrets.known)
+        self.freezes = Freezes(self.store, event=self.audited.event)
+        self.told = Told(self.store)
+        self.spread = Spread(self.cluster, self.freezes, self.told)
+        self.policy = Open(freezes=self.freezes)
+        self.pve.permit = self.policy.permit
         self.runner = Runner(
             self.executor,
-            permit,
+            self.policy.permit,
             Rights(self.pve).require,
             lambda: Masker(secrets),
             elsewhere(self.cluster),
         )
-        requests = Requests(self.runner, self.pve, self.audited, self._client)
+        self.runner.stops = self.policy.stops
+        hearing = Hearing(self.freezes)
+        requests = Requests(self.runner, self.pve, self.audited, self._client, hearing)
         self.door = PeerDoor(self.cluster, requests)
         self.secrets = secrets
+
+    def start(self) -> None:
+        """Open the door, and look after the freezes."""
+        works = (self.door.run(), cutting(self.runner, self.policy))
+        self.work = [asyncio.create_task(each) for each in works]
+
+    async def stop(self) -> None:
+        """Close the door."""
+        for task in self.work:
+            task.cancel()
+        await asyncio.gather(*self.work, return_exceptions=True)
 
     def _client(self, id_: str) -> SharedClient | None:
         found = self.grants.shared(id_)
@@ -187,7 +211,7 @@ class Node:
             self.audited,
             lambda _: principal,
             self.secrets.answer,
-            Gate(Open(), Approvals(self.store), b"k" * 32, journaled(self.store)),
+            Gate(self.policy, Approvals(self.store), b"k" * 32, journaled(self.store)),
             b"s" * 32,
         )
         async with Client(build(service)[0], mode="2026-07-28") as mcp:
@@ -229,19 +253,23 @@ class Nodes:
         grant = fresh_grant(
             name, ceiling, expires=None, token=ApiToken(*(token or self.world.token())), now=1.0
         )
+        for each in on or tuple(self.by_name):
+            self.learn(each, grant)
+        return grant
+
+    def learn(self, node: str, grant: Grant) -> None:
+        """Let a node take a client over."""
         assert grant.token is not None
         client = SharedFileClient(
             id=grant.id,
-            name=name,
+            name=grant.name,
             hash=hashlib.sha256(grant.id.encode()).hexdigest(),
-            ceiling=str(ceiling),
+            ceiling=str(grant.ceiling),
             created=1.0,
             token_id=grant.token.id,
             token_secret=grant.token.secret,
         )
-        for each in on or tuple(self.by_name):
-            take_over(self.by_name[each].store, SharedClients(1, (client,)))
-        return grant
+        take_over(self[node].store, SharedClients(1, (client,)))
 
     async def listening(self, name: str) -> None:
         """Wait until a node's door is open."""
@@ -288,17 +316,12 @@ async def nodes(
         found = Nodes(world, port, made, authority)
         found.members()
         for node in made.values():
-            task = asyncio.create_task(node.door.run())
-            stack.push_async_callback(_end, task)
+            node.start()
+            stack.push_async_callback(node.stop)
             stack.push_async_callback(node.runner.shells.close_all)
         for name in names:
             await found.listening(name)
         yield found
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
 
 
 def is_alive(pid: int) -> bool:

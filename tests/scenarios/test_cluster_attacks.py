@@ -82,7 +82,11 @@ async def said(n: Nodes, attack: Attack, request: Mapping[str, Any]) -> Fault | 
         await link.send_object("R", request)
         answer = await read_frame(reader, "AF")
         assert answer is not None
-        return fault_of(answer.payload) if answer.kind == "F" else None
+        if answer.kind == "F":
+            return fault_of(answer.payload)
+        if request["do"] == "freezes":
+            assert await read_frame(reader, "O")
+        return None
 
 
 OWN = Authority()

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvemcp.access.freeze import Freeze
 from pvemcp.access.grants import Grant
+from pvemcp.access.told import Hearer
 from pvemcp.call import Effect
 from pvemcp.errors import Unavailable
 from pvemcp.setup.backup.database import snapshot
@@ -232,6 +234,23 @@ def test_conditions_are_what_an_administrator_must_do_something_about() -> None:
     assert "16 requests" in found["auth"].text
     assert "and 3 more" in found["auth"].text
     assert told_of(Known(START, report(pve=State.OK))) == {}
+
+
+def test_a_freeze_is_told_on_every_node_and_so_is_a_node_that_does_not_know() -> None:
+    known = Known(
+        START,
+        report(),
+        freezes=[
+            Freeze("", "all", "root", "", START),
+            Freeze("", "all", "bob", "", START, "pve2"),
+        ],
+        behind=[Hearer("pve3", problem="offline")],
+    )
+    found = told_of(known)
+    assert set(found) == {"freeze:", "freeze:@pve2", "untold:pve3"}
+    assert "pvemcp thaw, on pve2" in found["freeze:@pve2"].text
+    assert "pve3 does not know the freezes of this node: offline" in found["untold:pve3"].text
+    assert found["untold:pve3"].after == 120
 
 
 @given(st.text(max_size=3000), st.text(max_size=200))

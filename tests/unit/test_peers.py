@@ -13,7 +13,7 @@ import pytest
 from pvemcp.errors import Conflict, Fault, Invalid, Misconfigured, Missing, Unavailable
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.frames import fault_of, refusal
-from pvemcp.host.greeting import Challenge, Hello
+from pvemcp.host.greeting import OLDEST, VERSION, Challenge, Hello
 from pvemcp.host.members import read_members
 from pvemcp.host.peer import Peer
 from pvemcp.running import elsewhere
@@ -29,10 +29,14 @@ def challenge(**values: int) -> Challenge:
 
 
 def test_nodes_of_neighbouring_releases_agree_on_what_both_speak() -> None:
-    assert challenge(version=2, oldest=1).agreed() == 1
+    assert challenge(version=VERSION + 1, oldest=OLDEST).agreed() == VERSION
+    assert challenge(version=OLDEST, oldest=OLDEST).agreed() == OLDEST
 
 
-@pytest.mark.parametrize(("version", "oldest", "place"), [(3, 2, "here"), (0, 0, "on pve2")])
+@pytest.mark.parametrize(
+    ("version", "oldest", "place"),
+    [(VERSION + 2, VERSION + 1, "here"), (OLDEST - 1, OLDEST - 1, "on pve2")],
+)
 def test_nodes_too_far_apart_say_which_one_is_to_be_updated(
     version: int, oldest: int, place: str
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.freeze import Freeze, Freezes
 from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.migrations import MIGRATIONS
 from pvemcp.store import Store
@@ -84,6 +85,19 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "pvemcp.db")
     assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("calls",)]
     database.close()
+
+
+def test_a_freeze_of_before_nodes_told_each_other_still_holds(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "pvemcp.db")
+    before = next(n for n, script in enumerate(MIGRATIONS) if "own_freezes" in script)
+    for script in MIGRATIONS[:before]:
+        database.executescript(script)
+    database.execute("INSERT INTO freezes VALUES ('laptop', 'all', 'root', 'odd', 1.0)")
+    database.execute(f"PRAGMA user_version = {before}")
+    database.commit()
+    database.close()
+    with Store(tmp_path) as store:
+        assert Freezes(store).all() == [Freeze("laptop", "all", "root", "odd", 1.0)]
 
 
 def test_a_damaged_file_says_so_and_what_to_do(tmp_path: Path) -> None:

@@ -229,6 +229,7 @@ def take_over(store: Store, shared: SharedClients) -> None:
             store.write("UPDATE grants SET name = ? WHERE id = ?", (name, client.id))
         for client in clients:
             _put(store, client)
+    store.changed()
 
 
 def _known(store: Store) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grant
+from pvemcp.access.told import ONCE, Told
 from pvemcp.errors import Fault
 from pvemcp.health.check import Check, good, warning
 from pvemcp.settings import Settings
@@ -58,9 +59,11 @@ def _conditions(rule: Rule) -> list[str]:
 def _freezes(settings: Settings) -> Iterator[Check]:
     try:
         with Store(settings.state_dir, change=False) as store:
-            found = Freezes(store).all()
+            freezes = Freezes(store)
+            found, behind = freezes.all(), Told(store).behind(freezes.own())
     except Fault:
         return  # the check of the database says so
     for freeze in found:
-        client = f" --client {freeze.client}" if freeze.client else ""
-        yield warning("freeze", str(freeze), f"When all is well: pvemcp thaw{client}")
+        yield warning("freeze", str(freeze), f"When all is well: {freeze.remedy}")
+    for node in behind:
+        yield warning("freeze", node.behind, ONCE)

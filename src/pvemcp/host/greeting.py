@@ -19,8 +19,10 @@ from pvemcp import __version__
 from pvemcp.errors import Invalid, Misconfigured
 from pvemcp.host.members import NAME
 
-VERSION, OLDEST = 1, 1
-"""The version of these frames, and the oldest that is still understood: the release's before."""
+VERSION, OLDEST = 2, 1
+"""The version of these frames, and the oldest that is still understood: the release's before.
+
+2: a node takes over what others have frozen."""
 GREETING_LIMIT, REQUEST_LIMIT = 16 << 10, 1 << 20
 NONCE = 32
 _KEEPALIVE = (

@@ -12,7 +12,7 @@ from pvemcp.host import identity
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.ended import output_of
 from pvemcp.host.frames import Frame, Link, Reader, fault_of, read_frame
-from pvemcp.host.greeting import GREETING_LIMIT, Challenge, Hello, keep_alive
+from pvemcp.host.greeting import GREETING_LIMIT, OLDEST, Challenge, Hello, keep_alive
 from pvemcp.host.members import Address
 
 CONNECT_SECONDS = 10
@@ -62,15 +62,21 @@ class Peer:
         """Raise Missing or Unavailable for a node that cannot be there."""
         self._cluster.members().reachable(self.node)
 
-    async def open(self, request: Mapping[str, Any]) -> Link:
-        """Call the node, prove who calls, and send the request. Raises a Fault that names it."""
+    async def open(self, request: Mapping[str, Any], *, needs: int = OLDEST) -> Link:
+        """Call the node, prove who calls, and send the request. Raises a Fault that names it.
+
+        `needs` is the version of the frames from which on a node knows such a request.
+        """
         members, own = self._cluster.members(), self._cluster.identity()
         address = members.reachable(self.node)
         reader, writer = await self._connect(own, address, members.address(members.own))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 link = PeerLink(self.node, reader, writer)
-                hello = self._hello(own, members.own, await self._challenge(reader), writer)
+                challenge = await self._challenge(reader)
+                hello = self._hello(own, members.own, challenge, writer)
+                if challenge.version < needs:
+                    raise self._too_old(challenge)
                 await link.send_object("H", hello.encoded())
                 await link.send_object("R", request)
                 if (answer := await link.receive()) is None or answer.kind != "A":
@@ -142,6 +148,12 @@ class Peer:
         theirs: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         proof = identity.proof(own, own=name, to=self.node, nonce=said.nonce, server=theirs)
         return Hello(name, self.node, own.certificate, proof, version)
+
+    def _too_old(self, said: Challenge) -> Misconfigured:
+        return Misconfigured(
+            f"the pvemcp of {self.node} ({said.pvemcp}) is too old to understand this",
+            hint=f"On {self.node}: apt install pvemcp.",
+        )
 
     def _unreachable(self, address: Address, why: str, hint: str) -> Unavailable:
         place = f"{address} port {self._cluster.port}"

@@ -23,6 +23,8 @@ from pvemcp.host.ended import EFFECTS, ended_of
 from pvemcp.host.frames import PIECE, Frame, Link, read_frame
 from pvemcp.host.runner import Host, Runner
 from pvemcp.host.transcript import Transcript, Unmasked
+from pvemcp.peers import hearing
+from pvemcp.peers.hearing import Hearing
 from pvemcp.pve.client import PveClient
 from pvemcp.recording import recorded
 from pvemcp.tools import container, jobs
@@ -43,13 +45,15 @@ Client = tuple[str, Effect, ApiToken]
 class Requests:
     """Does what other nodes ask for.
 
-    `client` finds a shared client that is in force, by its id; `limit` refuses too many calls.
+    `client` finds a shared client that is in force, by its id; `hearing` takes over what the
+    others have frozen; `limit` refuses too many calls.
     """
 
     runner: Runner
     pve: PveClient
     audit: Audit
     client: Callable[[str], Client | None]
+    hearing: Hearing
     limit: Callable[[Call], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
     _busy: dict[str, int] = field(default_factory=dict)
 
@@ -57,16 +61,17 @@ class Requests:
         self, caller: str, request: Mapping[str, Any], reader: asyncio.StreamReader, link: Link
     ) -> None:
         """Do what a node asks for, and say so over the link. Raises the Fault of a refusal."""
-        if request.get("do") == "describe":
-            await link.send_object("A", {})
-            await link.send("O", (await self.runner.executor.allowed()).encode())
-            await link.send_object("X", {"code": 0})
-            return
-        with self._recorded(caller, request) as call:
-            last = await self._carry_out(call, request, reader, link)
-        if last is not None:  # not before the audit has it
-            await link.send(last.kind, last.payload)
-        await link.send("Z")
+        match request.get("do"):
+            case "describe":
+                await _say(link, await self.runner.executor.allowed())
+            case hearing.DO:
+                await _say(link, json.dumps(self.hearing.hear(caller, request)))
+            case _:
+                with self._recorded(caller, request) as call:
+                    last = await self._carry_out(call, request, reader, link)
+                if last is not None:  # not before the audit has it
+                    await link.send(last.kind, last.payload)
+                await link.send("Z")
 
     @contextlib.contextmanager
     def _recorded(self, caller: str, request: Mapping[str, Any]) -> Any:
@@ -173,6 +178,12 @@ class Requests:
             self._client(call.principal.grant)
             if why := self.runner.stops(call.principal, call.effect):
                 raise Denied(f"the command was ended: {why}", hint="A person thaws it.")
+
+
+async def _say(link: Link, text: str) -> None:
+    await link.send_object("A", {})
+    await link.send("O", text.encode())
+    await link.send_object("X", {"code": 0})
 
 
 class _Answer(Link):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pvemcp.access.freeze import Freeze
 from pvemcp.access.grants import Grant
+from pvemcp.access.told import ONCE, Hearer
 from pvemcp.watch.readiness import Finding, Report, State
 
 DAY = 86400.0
@@ -50,6 +51,8 @@ class Known:
     lockouts: Sequence[tuple[float, str]] = ()
     """When an address was locked out for wrong secrets, in the last hour."""
     freezes: Sequence[Freeze] = ()
+    behind: Sequence[Hearer] = ()
+    """Nodes that do not know the freezes of this one as they are."""
     unclean: str = ""
     """That the service was ended without notice before, or nothing."""
 
@@ -69,13 +72,7 @@ def conditions(known: Known, patience: float) -> Iterator[Condition]:
                 f"{grant.ceiling}.",
                 passing=True,
             )
-    for freeze in known.freezes:
-        what = f"client {freeze.client}" if freeze.client else "every client"
-        thaw = f"pvemcp thaw{f' --client {freeze.client}' if freeze.client else ''}"
-        yield Condition(
-            f"freeze:{freeze.client}", "warning", f"{what} is frozen",
-            f"{freeze}. When all is well: {thaw}.",
-        )  # fmt: skip
+    yield from _of_freezes(known, patience)
     if known.backup:
         yield Condition("backup", "error", "the backup failed", known.backup)
     if known.lockouts:
@@ -84,6 +81,21 @@ def conditions(known: Known, patience: float) -> Iterator[Condition]:
         yield Condition(
             "restart", "warning", "the service was ended without notice", known.unclean,
             passing=True,
+        )  # fmt: skip
+
+
+def _of_freezes(known: Known, patience: float) -> Iterator[Condition]:
+    for freeze in known.freezes:
+        what = f"client {freeze.client}" if freeze.client else "every client"
+        origin = f"@{freeze.origin}" if freeze.origin else ""
+        yield Condition(
+            f"freeze:{freeze.client}{origin}", "warning", f"{what} is frozen",
+            f"{freeze}. When all is well: {freeze.remedy}.",
+        )  # fmt: skip
+    for node in known.behind:
+        yield Condition(
+            f"untold:{node.node}", "warning", f"{node.node} does not know of a freeze or a thaw",
+            f"{node.behind}. {ONCE}.", patience,
         )  # fmt: skip
 
 

@@ -26,6 +26,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
+class Frozen:
+    """How many freezes hold, how many of them other nodes made, and how many nodes are behind."""
+
+    all: int = 0
+    elsewhere: int = 0
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Exposition:
     """Whatever has figures."""
 
@@ -36,8 +45,7 @@ class Exposition:
     audit: Audit
     alerts: Mapping[str, int]
     """Messages sent, by channel; failures under `NAME failed`."""
-    frozen: Callable[[], int]
-    """How many freezes hold."""
+    frozen: Callable[[], Frozen]
 
     def text(self, report: Report) -> bytes:
         """Return everything as Prometheus reads it."""
@@ -78,7 +86,12 @@ class _Collector:
         of = self._of
         yield _gauge("pvemcp_sessions", "Sessions that are open", len(of.sessions.list()))
         yield _gauge("pvemcp_calls_running", "Calls under way", of.gate.total)
-        yield _gauge("pvemcp_frozen", "Freezes that hold, of one client or of all", of.frozen())
+        frozen = of.frozen()
+        yield _gauge("pvemcp_frozen", "Freezes that hold, of one client or of all", frozen.all)
+        about = "Freezes that hold and were made on other nodes"
+        yield _gauge("pvemcp_frozen_elsewhere", about, frozen.elsewhere)
+        about = "Nodes that do not know the freezes of this one as they are"
+        yield _gauge("pvemcp_freezes_untold", about, frozen.behind)
         yield _counter("pvemcp_limits_hit", "Refusals by a limit", ("limit",), of.gate.hits)
         yield _counter(
             "pvemcp_auth_failures", "Requests not let in", ("reason",), of.metrics.refused

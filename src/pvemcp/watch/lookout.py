@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pvemcp.access.freeze import Freeze, Freezes
 from pvemcp.access.grants import Grant, Grants
+from pvemcp.access.told import Hearer, Told
 from pvemcp.backup_status import problem
 from pvemcp.errors import Fault
 from pvemcp.settings import Settings
@@ -39,6 +40,7 @@ class Lookout:
         alerts: Alerts,
         grants: Grants,
         freezes: Freezes,
+        told: Told,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -46,6 +48,7 @@ class Lookout:
         self._alerts = alerts
         self._grants = grants
         self._freezes = freezes
+        self._told = told
         self._clock = clock
         self._period = min(LONGEST, settings.alert_after / 4)
         self._states: dict[str, State] = {}
@@ -86,6 +89,7 @@ class Lookout:
             backup=problem(self._settings, now),
             lockouts=list(self._lockouts),
             freezes=self._list_freezes(),
+            behind=self._list_behind(),
             unclean=unclean[1] if unclean and 0 <= now - unclean[0] < RESTARTED else "",
         )
         await self._alerts.consider(conditions(known, self._settings.alert_after), now)
@@ -99,6 +103,12 @@ class Lookout:
     def _list_freezes(self) -> Sequence[Freeze]:
         try:
             return self._freezes.all()
+        except Fault:
+            return ()
+
+    def _list_behind(self) -> Sequence[Hearer]:
+        try:
+            return self._told.behind(self._freezes.own())
         except Fault:
             return ()
 

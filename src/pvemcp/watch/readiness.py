@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pvemcp.access import shared
 from pvemcp.access.freeze import Freezes
+from pvemcp.access.told import Told
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken
 from pvemcp.errors import Fault
@@ -221,12 +222,12 @@ class Readiness:
 
     def _judge_freezes(self) -> Said:
         try:
-            found = Freezes(self._store).all()
+            freezes = Freezes(self._store)
+            found = [str(each) for each in freezes.all()]
+            found += [each.behind for each in Told(self._store).behind(freezes.own())]
         except Fault as fault:
             return State.FAIL, fault.message
-        if not found:
-            return State.OK, "nobody is frozen"
-        return State.WARN, "; ".join(map(str, found))
+        return (State.WARN, "; ".join(found)) if found else (State.OK, "nobody is frozen")
 
     def _judge_syslog(self) -> Said:
         if self._syslog is None:

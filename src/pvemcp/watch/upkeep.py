@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from pvemcp.access.limits import Gate
 from pvemcp.access.presence import Presence
 from pvemcp.access.refusals import Refusals
 from pvemcp.access.sessions import Sessions
+from pvemcp.access.told import Told
 from pvemcp.audit import Audit
 from pvemcp.call import ApiToken, Principal
 from pvemcp.errors import Fault
@@ -34,7 +35,7 @@ from pvemcp.watch import control
 from pvemcp.watch.alerts import Alerts
 from pvemcp.watch.channels import channels
 from pvemcp.watch.clock import Clock
-from pvemcp.watch.exposition import Exposition
+from pvemcp.watch.exposition import Exposition, Frozen
 from pvemcp.watch.figures import listening
 from pvemcp.watch.lookout import Lookout
 from pvemcp.watch.probes import Figures, Probes
@@ -65,6 +66,8 @@ class Watched:
     mask: Callable[[str], str] = str
     """Hides secrets in what is told."""
     syslog: Syslog | None = None
+    spread: Callable[[], Awaitable[None]] | None = None
+    """Tells the other nodes what is frozen here."""
 
 
 class Upkeep:
@@ -105,9 +108,11 @@ class Upkeep:
             alerts=self.alerts,
             grants=watched.grants,
             freezes=self._freezes,
+            told=Told(watched.store),
             clock=clock,
         )
         self._store = watched.store
+        self._spread = watched.spread
         self._exposition = Exposition(
             settings, self._metrics, self.gate, self.sessions, watched.audit, self.sent,
             self._count_freezes,
@@ -133,6 +138,7 @@ class Upkeep:
             "end": self._end,
             "alerts": self._list_alerts,
             "alert-test": self._test_alert,
+            "spread": self._tell_nodes,
         }
         figures = Figures(self.readiness.look, self._exposition.text)
         running = [asyncio.create_task(each) for each in (self._look(), self._lookout.run())]
@@ -155,6 +161,10 @@ class Upkeep:
     async def _test_alert(self, _: Mapping[str, Any]) -> dict[str, str]:
         return await self.alerts.test(self.clock.now())
 
+    async def _tell_nodes(self, _: Mapping[str, Any]) -> None:
+        if self._spread is not None:
+            await self._spread()
+
     def connected(self) -> list[dict[str, object]]:
         """Return who is connected, as an administrator sees it."""
         raised = {one.grant: f"{one.effect} (raised)" for one in Elevations(self._store).all()}
@@ -168,11 +178,13 @@ class Upkeep:
     async def _list(self, _: Mapping[str, Any]) -> list[dict[str, object]]:
         return self.connected()
 
-    def _count_freezes(self) -> int:
+    def _count_freezes(self) -> Frozen:
         try:
-            return len(self._freezes.all())
+            held = self._freezes.all()
+            behind = Told(self._store).behind(self._freezes.own())
         except Fault:
-            return 0  # the check of the store says so
+            return Frozen()  # the check of the store says so
+        return Frozen(len(held), sum(bool(each.origin) for each in held), len(behind))
 
     async def _end(self, request: Mapping[str, Any]) -> dict[str, object]:
         session = self.sessions.find(str(request.get("id")))
