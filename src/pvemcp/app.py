@@ -143,7 +143,8 @@ def compose(
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
-        upkeep.connected, upkeep.clock.steady, secrets.mask,
+        upkeep.connected, upkeep.clock.steady, spread.freezes, spread.told, spread.now,
+        secrets.mask,
     )  # fmt: skip
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(with_page(parts, guarded), names, upkeep.turned_away), server, listen)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from pvemcp.access.approvals import Approval, Approvals
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.policy import Policy
 from pvemcp.app import compose
@@ -176,7 +177,7 @@ async def site(
         _, secret = grants.create("laptop", Effect.DESTROY)
         app = compose(
             settings, store=r.store, grants=grants, pve=r.pve, executor=r.executor,
-            default=ApiToken(*r.world.token()), policy=policy or Policy(),
+            default=ApiToken(*r.world.token()), policy=policy or Policy(freezes=Freezes(r.store)),
             clock=Clock(steady=lambda: steady[0]),
         )  # fmt: skip
         async with start(app, settings) as running:

@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
 from pvemcp.access.approvals import Person
+from pvemcp.access.freeze import Freezes
 from pvemcp.sim.tls import make_certificates
 from tests.scenarios.browsing import PASSWORD, SECRET, Site, site
 from tests.scenarios.test_page import Two
@@ -221,6 +222,22 @@ async def test_what_is_typed_decides_and_two_persons_are_two() -> None:
                 await t.is_accessible()
 
 
+async def test_everything_is_frozen_and_thawed_from_a_phone() -> None:
+    async with browsing() as browser, site() as s, tab(browser, size=PHONE) as t:
+        s.account("eve@pve", _="Administrator")
+        await t.open(link(s, "freeze"))
+        await t.log_in("eve@pve")
+        await t.page.get_by_label("What").select_option("all")
+        await t.page.get_by_label("Reason").fill("look first")
+        await t.page.get_by_role("button", name="Freeze").click()
+        await t.says("everything of every client is frozen")
+        assert [one.by for one in Freezes(s.rig.store).all()] == ["eve@pve"]
+        await t.is_accessible()
+        await t.page.get_by_role("button", name="Thaw every client").click()
+        await t.says("Nothing.")
+        assert Freezes(s.rig.store).all() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_is_accessible_in_light_and_dark(scheme: str) -> None:
     async with (
@@ -238,7 +255,8 @@ async def test_every_page_is_accessible_in_light_and_dark(scheme: str) -> None:
         await t.is_accessible()
         await t.log_in("eve@pve")
         await t.says("Waiting")
-        for path in ("", "clients", "audit", "changes"):
+        Freezes(s.rig.store).freeze("read-only", client="laptop", by="root", reason="odd")
+        for path in ("", "clients", "audit", "changes", "freeze"):
             await t.open(link(s, path))
             await t.is_accessible()
         t.may_fail("404")

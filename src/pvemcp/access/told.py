@@ -69,6 +69,14 @@ class Told:
         wanted = digest(own)
         return [each for each in self.all() if each.digest != wanted]
 
+    def known_on(self, own: Sequence[Freeze]) -> str:
+        """Return the names of the nodes that have frozen the same; none while nothing is."""
+        wanted = digest(own)
+        knowing = (each for each in self.all() if own and each.digest == wanted)
+        return ", ".join(
+            f"{each.node}{' (ended there by hand)' * bool(each.released)}" for each in knowing
+        )
+
     def keep(self, nodes: Iterable[str]) -> None:
         """Know of these nodes, and of no others."""
         wanted, known = set(nodes), {each.node for each in self.all()}

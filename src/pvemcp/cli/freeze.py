@@ -106,15 +106,12 @@ def _spread(settings: Settings, store: Store, freezes: Freezes) -> None:
 def _show_nodes(store: Store, freezes: Freezes) -> None:
     """Say which other nodes know what is frozen here."""
     own, told = freezes.own(), Told(store)
-    nodes, behind = told.all(), told.behind(own)
-    knowing = [each for each in nodes if each not in behind]
-    if own and knowing:
-        names = [f"{each.node}{' (ended there by hand)' * bool(each.released)}" for each in knowing]
-        click.echo(f"What is frozen here is frozen on {', '.join(names)}, too.")
+    if names := told.known_on(own):
+        click.echo(f"What is frozen here is frozen on {names}, too.")
     for freeze in freezes.all():
-        if nodes and not freeze.origin and freeze not in own:
+        if not freeze.origin and freeze not in own and told.all():
             click.echo(f"client {freeze.client} is one of this node alone.")
-    for each in behind:
+    for each in told.behind(own):
         click.echo(words.printable(f"{each.behind}. {ONCE}."))
 
 

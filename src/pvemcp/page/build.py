@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp
 
 from pvemcp.access.approvals import Approvals
 from pvemcp.access.attempts import Attempts
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
+from pvemcp.access.told import Told
 from pvemcp.audit import Audit
 from pvemcp.connect import page_url
 from pvemcp.journal.book import Book
@@ -36,6 +38,10 @@ class Parts:
     sessions: Callable[[], Sequence[Mapping[str, object]]]
     clock: Callable[[], float]
     """Of the sessions: it never goes back."""
+    freezes: Freezes
+    told: Told
+    tell_nodes: Callable[[], Awaitable[None]]
+    """Tells the other nodes of the cluster what is frozen here. Raises Unavailable."""
     mask: Callable[[str], str] = str
 
 
@@ -56,6 +62,9 @@ def with_page(parts: Parts, service: ASGIApp) -> ASGIApp:
         attempts=Attempts(parts.clock),
         description=parts.pve.description,
         sessions=parts.sessions,
+        freezes=parts.freezes,
+        told=parts.told,
+        tell_nodes=parts.tell_nodes,
         mask=parts.mask,
     )
     return Beside(approval_page(page), service)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from pvemcp.page import asking, entering, records
+from pvemcp.page import asking, entering, freezing, records
 from pvemcp.page.forms import HOME
 from pvemcp.page.html import go
 from pvemcp.page.site import PREFIX, Handler, Page, site
@@ -29,6 +29,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", f"{PREFIX}/clients", records.clients),
     ("GET", f"{PREFIX}/audit", records.audit),
     ("GET", f"{PREFIX}/changes", records.changes),
+    ("GET", freezing.PATH, freezing.shown),
+    ("POST", freezing.PATH, freezing.answered),
     ("GET", f"{PREFIX}/{{id:str}}", asking.shown),
     ("POST", f"{PREFIX}/{{id:str}}", asking.answered),
 )

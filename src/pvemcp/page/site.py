@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pvemcp.access.approvals import Approvals
 from pvemcp.access.attempts import Attempts
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
+from pvemcp.access.told import Told
 from pvemcp.audit import Audit
 from pvemcp.errors import Conflict, Denied, Fault, Invalid, Limited, Missing, Unauthenticated
 from pvemcp.journal.book import Book
@@ -54,6 +56,9 @@ class Page:
     attempts: Attempts
     description: Callable[[], Awaitable[Description]]
     sessions: Callable[[], Sequence[Mapping[str, object]]]
+    freezes: Freezes
+    told: Told
+    tell_nodes: Callable[[], Awaitable[None]]
     mask: Callable[[str], str] = str
     logins: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOGINS))
     """Slots for logins under way: PVE takes 3 s to refuse one."""
@@ -209,9 +214,11 @@ async def held(page: Page, visit: Visit, path: str, *, anew: bool = False) -> fr
     return found
 
 
-async def require(page: Page, visit: Visit, privilege: str, path: str = "/") -> None:
+async def require(
+    page: Page, visit: Visit, privilege: str, path: str = "/", *, anew: bool = False
+) -> None:
     """Raise Denied, naming it, when the person lacks a privilege."""
-    if privilege not in await held(page, visit, path):
+    if privilege not in await held(page, visit, path, anew=anew):
         raise Denied(
             f"{visit.userid} lacks {privilege} on {path}",
             hint="An administrator can give a role that holds it in PVE.",
