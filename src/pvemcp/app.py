@@ -30,6 +30,7 @@ from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import Policy, permit
+from pvemcp.access.replies import TurnedAway
 from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
 from pvemcp.access.told import Told
@@ -136,7 +137,7 @@ def compose(
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
     beside = (
-        _door(spread, grants, default, service).run, spread.run,
+        _door(spread, grants, default, service, upkeep.turned_away).run, spread.run,
         _shared(settings, store, grants).watch, *_watching(settings, store, service, syslog),
     )  # fmt: skip
     _live_with(mcp, pve, host, changes, upkeep, *beside)
@@ -221,7 +222,13 @@ def _spread(settings: Settings, store: Store, audit: Audit) -> Spread:
     return Spread(cluster, Freezes(store, event=audit.event), Told(store))
 
 
-def _door(spread: Spread, grants: Grants, default: ApiToken | None, service: Service) -> PeerDoor:
+def _door(
+    spread: Spread,
+    grants: Grants,
+    default: ApiToken | None,
+    service: Service,
+    turned_away: TurnedAway,
+) -> PeerDoor:
     def client(id_: str) -> Client | None:
         found = grants.shared(id_)
         token = found.token or default if found else None
@@ -229,7 +236,7 @@ def _door(spread: Spread, grants: Grants, default: ApiToken | None, service: Ser
 
     hearing, audit, limit = Hearing(spread.freezes), service.audit, service.admit
     requests = Requests(service.host, service.pve, audit, client, hearing, limit)
-    return PeerDoor(spread.cluster, requests)
+    return PeerDoor(spread.cluster, requests, turned_away)
 
 
 def _live_with(

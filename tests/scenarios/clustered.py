@@ -14,6 +14,7 @@ import ipaddress
 import json
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grant, Grants, fresh_grant
 from pvemcp.access.held import held
 from pvemcp.access.policy import Open, permit
+from pvemcp.access.refusals import REFUSED, Refusals
 from pvemcp.access.shared import SharedClient as SharedFileClient
 from pvemcp.access.shared import SharedClients, take_over
 from pvemcp.access.told import Told
@@ -178,7 +180,8 @@ class Node:
         self.runner.stops = self.policy.stops
         hearing = Hearing(self.freezes)
         requests = Requests(self.runner, self.pve, self.audited, self._client, hearing)
-        self.door = PeerDoor(self.cluster, requests)
+        refusals = Refusals(self.audited.event, time.monotonic)
+        self.door = PeerDoor(self.cluster, requests, refusals.note)
         self.secrets = secrets
 
     def start(self) -> None:
@@ -199,6 +202,11 @@ class Node:
     def audit(self) -> list[Entry]:
         """Return the audit, oldest first."""
         return Audit(self.store, None).rows(limit=1000)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Return what the audit says of who was turned away: reason and address."""
+        events = (one for one in self.audited.events() if one.kind == REFUSED)
+        return [(one.about["reason"], one.about["address"]) for one in events]
 
     @contextlib.asynccontextmanager
     async def client(self, grant: Grant) -> AsyncIterator[Caller]:

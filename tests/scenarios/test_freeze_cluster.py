@@ -338,6 +338,7 @@ async def test_who_is_not_the_node_that_it_says_freezes_nobody() -> None:
         assert fault is not None
         assert "not the certificate of pve3" in fault.message
         assert held(n["pve2"]) == []
+        assert n["pve2"].refused() == [("foreign_node", "127.0.0.1")]
 
 
 DAMAGED: Mapping[str, Any] = {
@@ -365,6 +366,7 @@ async def test_what_is_too_much_or_damaged_changes_nothing() -> None:
         for what, rows in DAMAGED.items():
             assert isinstance(await says(n, rows), Invalid), what
             assert held(n["pve2"]) == [("", "all", "pve1")], what
+        assert n["pve2"].refused() == [("node_freezes", "127.0.0.1")]  # the others are counted
         assert await says(n, [frozen(f"c{number}") for number in range(MOST)]) is None
 
 

@@ -77,9 +77,11 @@ class Freezes:
         """Return every freeze that holds, that of everyone first. Read anew after any write."""
         version = self._store.version()
         if version != self._version:
-            rows = self._store.rows("SELECT id, name FROM grants WHERE origin = ?", (CLUSTER,))
             found = self._rows("released IS NULL")
-            self._kept = sorted(_named(found, dict(rows)), key=lambda one: (one.client, one.origin))
+            if found:
+                sql = "SELECT id, name FROM grants WHERE origin = ?"
+                found = _named(found, dict(self._store.rows(sql, (CLUSTER,))))
+            self._kept = sorted(found, key=lambda one: (one.client, one.origin))
             self._version = version
         return self._kept
 

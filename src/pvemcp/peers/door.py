@@ -12,10 +12,12 @@ import contextlib
 import logging
 import secrets
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from pvemcp.errors import Denied, Fault, Invalid, Unavailable
+from pvemcp.access.replies import TurnedAway, nobody_told
+from pvemcp.errors import Conflict, Denied, Fault, Invalid, Unavailable
 from pvemcp.host import identity
 from pvemcp.host.cluster import Cluster
 from pvemcp.host.frames import Frame, Link, read_frame, refusal
@@ -32,6 +34,7 @@ from pvemcp.host.greeting import (
 )
 from pvemcp.host.identity import Identity
 from pvemcp.host.members import Members
+from pvemcp.peers import hearing
 from pvemcp.peers.requests import LOOK_EVERY, Requests
 
 logger = logging.getLogger(__name__)
@@ -43,10 +46,15 @@ GREETING_SECONDS = 10
 
 @dataclass(slots=True)
 class PeerDoor:
-    """Serves the other nodes: `requests` does what they ask for."""
+    """Serves the other nodes: `requests` does what they ask for.
+
+    `turned_away` is told who does not prove to be a node, and whose freezes are refused; a refused
+    command is a call in the audit.
+    """
 
     cluster: Cluster
     requests: Requests
+    turned_away: TurnedAway = nobody_told
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
     _new: set[socket.socket] = field(default_factory=set)
     _said: str = ""
@@ -151,7 +159,7 @@ class PeerDoor:
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         link = Link(reader, writer)
         try:
-            await self._answer(own, reader, link)
+            await self._answer(own, source, reader, link)
         except Fault as fault:
             logger.warning("a node's request from %s was refused: %s", source, fault.message)
             with contextlib.suppress(Fault):
@@ -163,16 +171,29 @@ class PeerDoor:
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(writer.wait_closed(), GREETING_SECONDS)
 
-    async def _answer(self, own: Identity, reader: asyncio.StreamReader, link: Link) -> None:
+    async def _answer(
+        self, own: Identity, source: str, reader: asyncio.StreamReader, link: Link
+    ) -> None:
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 members = self.cluster.members()
-                caller = await _greet(own, members, reader, link)
+                with self._noting("foreign_node", source):
+                    caller = await _greet(own, members, reader, link)
                 frame = await _next(reader, "R", REQUEST_LIMIT)
                 request = read_request(frame.payload)
         except TimeoutError:
             raise Invalid("the other node said nothing in time") from None
-        await self.requests.answer(caller, request, reader, link)
+        noting = self._noting("node_freezes", source)
+        with noting if request.get("do") == hearing.DO else contextlib.nullcontext():
+            await self.requests.answer(caller, request, reader, link)
+
+    @contextlib.contextmanager
+    def _noting(self, reason: str, source: str) -> Iterator[None]:
+        try:
+            yield
+        except (Denied, Invalid, Conflict):
+            self.turned_away(reason, source, "")
+            raise
 
 
 async def _greet(own: Identity, members: Members, reader: asyncio.StreamReader, link: Link) -> str:
