@@ -128,6 +128,7 @@ async def test_a_client_of_one_node_alone_is_frozen_there_alone() -> None:
         await n["pve1"].spread.now()
         assert n["pve1"].freezes.of("laptop") is not None
         assert held(n["pve2"]) == []
+        assert n["pve1"].told.behind(n["pve1"].freezes.own()) == []
 
 
 async def test_what_a_lost_node_froze_root_can_end_on_each_node_and_that_stays() -> None:
