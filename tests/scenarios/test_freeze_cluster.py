@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,7 @@ async def test_a_client_that_another_node_does_not_know_yet_is_frozen_when_it_do
         n["pve1"].freezes.freeze("all", client="laptop", by="root")
         await n["pve1"].spread.now()
         assert held(n["pve2"]) == [("laptop of pve1", "all", "pve1")]
+        assert n["pve2"].freezes.all()[0].remedy == "pvemcp thaw --client laptop, on pve1"
         assert n["pve2"].freezes.of("laptop") is None
         n.learn("pve2", grant)
         assert n["pve2"].freezes.of("laptop") is not None
@@ -398,7 +400,7 @@ async def test_who_freezes_only_is_always_heard() -> None:
 # The whole service, and its command line --------------------------------------------------------
 
 
-async def test_a_running_service_tells_and_hears_and_shows_it() -> None:
+async def test_a_running_service_tells_and_hears_and_shows_it(tmp_path: Path) -> None:
     async with nodes() as n:
         await n["pve1"].stop()
         changes: dict[str, Any] = {"mirror_dir": n["pve1"].mirror, "peer_port": n.port}
@@ -412,8 +414,12 @@ async def test_a_running_service_tells_and_hears_and_shows_it() -> None:
                 with pytest.raises(ToolFault, match="by bob on pve2"):
                     await client.call("guest_power", guests=106, action="start", wait=0)
 
-            Freezes(w.rig.store).freeze("all", by="root")
-            await until(lambda: ("", "all", "pve1") in held(n["pve2"]))
+            state, blind = w.rig.store.path.parent, tmp_path  # only the service can tell others
+            told = await pvemcp(state, blind, n.port, "freeze", "--all")
+            assert "What is frozen here is frozen on pve2, too." in told
+            assert ("", "all", "pve1") in held(n["pve2"])
+            Freezes(w.rig.store).freeze("read-only", by="root")
+            await until(lambda: ("", "read-only", "pve1") in held(n["pve2"]))
             await n["pve2"].stop()
             Freezes(w.rig.store).thaw(by="root")
 
@@ -430,11 +436,16 @@ async def test_a_running_service_tells_and_hears_and_shows_it() -> None:
 async def command(n: Nodes, node: str, *words: str) -> str:
     """Run pvemcp on a node, where no service answers, and return what it says."""
     at = n[node]
+    return await pvemcp(at.store.path.parent, at.mirror, n.port, *words)
+
+
+async def pvemcp(state: Path, mirror: Path, port: int, *words: str) -> str:
+    """Run a command line."""
     run = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pvemcp", *words,
         env={
-            "PVEMCP_STATE_DIR": str(at.store.path.parent), "PVEMCP_MIRROR_DIR": str(at.mirror),
-            "PVEMCP_PEER_PORT": str(n.port), "PATH": "/usr/bin", "HOME": "/nonexistent",
+            "PVEMCP_STATE_DIR": str(state), "PVEMCP_MIRROR_DIR": str(mirror),
+            "PVEMCP_PEER_PORT": str(port), "PATH": "/usr/bin", "HOME": "/nonexistent",
         },
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

@@ -53,7 +53,8 @@ class Freeze:
     @property
     def remedy(self) -> str:
         """How a person ends it: the command, and on which node."""
-        command = f"pvemcp thaw{f' --client {self.client}' if self.client else ''}"
+        client = self.client.removesuffix(f" of {self.origin}")
+        command = f"pvemcp thaw{f' --client {client}' if client else ''}"
         return f"{command}, on {self.origin}" if self.origin else command
 
 
