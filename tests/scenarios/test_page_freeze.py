@@ -86,7 +86,7 @@ async def test_the_page_says_which_nodes_know_and_which_do_not() -> None:
             await person.fill(PATH, **given)
             assert [one.origin for one in n["pve2"].freezes.all()] == ["pve1"]
             assert "frozen on pve2, too" in (await person.get(PATH)).said
-            n.members(offline=("pve2",))
+            await n["pve2"].stop()
             await person.post(PATH, {**thawing((await person.get(PATH)).text), "do": "thaw"})
             assert "pve2 does not know the freezes" in (await person.get(PATH)).said
 

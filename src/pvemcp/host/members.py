@@ -43,8 +43,11 @@ class Members:
         found = self.nodes.get(name)
         return found.address if found else None
 
-    def reachable(self, name: str) -> Address:
-        """Return where a node is reached. Raises Missing for a stranger, Unavailable."""
+    def reachable(self, name: str, *, offline: bool = False) -> Address:
+        """Return where a node is reached, with `offline` also one that the cluster does not see.
+
+        Raises Missing for a stranger, Unavailable.
+        """
         found = self.nodes.get(name)
         if found is None:
             known = ", ".join(self.nodes) or f"{self.own}, which is in no cluster"
@@ -54,7 +57,7 @@ class Members:
                 f"the address of {name} is not known here: it has not been up since this node is",
                 hint=f"Start {name}, or see what is wrong with it: pvecm status.",
             )
-        if not found.online:
+        if not found.online and not offline:
             raise Unavailable(
                 f"{name} is offline, as the cluster sees it",
                 hint=f"Start {name}, or repair its network; pvecm status shows the cluster.",

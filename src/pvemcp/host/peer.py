@@ -62,13 +62,16 @@ class Peer:
         """Raise Missing or Unavailable for a node that cannot be there."""
         self._cluster.members().reachable(self.node)
 
-    async def open(self, request: Mapping[str, Any], *, needs: int = OLDEST) -> Link:
+    async def open(
+        self, request: Mapping[str, Any], *, needs: int = OLDEST, offline: bool = False
+    ) -> Link:
         """Call the node, prove who calls, and send the request. Raises a Fault that names it.
 
-        `needs` is the version of the frames from which on a node knows such a request.
+        `needs` is the version of the frames from which on a node knows such a request. With
+        `offline` it calls a node that the cluster does not see, too: it may be up all the same.
         """
         members, own = self._cluster.members(), self._cluster.identity()
-        address = members.reachable(self.node)
+        address = members.reachable(self.node, offline=offline)
         reader, writer = await self._connect(own, address, members.address(members.own))
         try:
             async with asyncio.timeout(ANSWER_SECONDS):

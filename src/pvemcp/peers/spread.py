@@ -98,7 +98,8 @@ class Spread:
         wanted = digest(own)
         self._due[node] = (wanted, self.clock() + AGAIN)
         try:
-            link = await Peer(self.cluster, node).open(said(own), needs=NEEDS)
+            # A node without the cluster (a network of corosync's own has failed) goes on serving.
+            link = await Peer(self.cluster, node).open(said(own), needs=NEEDS, offline=True)
             answer = await output_of(link, "what is frozen elsewhere")
             self.told.heard(node, wanted, _released(node, answer))
             self._due[node] = (wanted, self.clock() + EVERY)
