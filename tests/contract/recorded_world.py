@@ -111,6 +111,14 @@ def _accounts(world: World) -> None:
 
 
 def _rest(world: World) -> None:
+    world.sdn["zones"]["lab"] = {"type": "simple"}
+    world.sdn["vnets"]["vnet1"] = {"type": "vnet", "zone": "lab"}
+    world.sdn["subnets"]["lab-10.9.0.0-24"] = {
+        "type": "subnet", "vnet": "vnet1", "gateway": "10.9.0.1",
+    }  # fmt: skip
+    world.sdn["controllers"]["bgppve1"] = {
+        "type": "bgp", "asn": 65000, "node": "pve1", "peers": "10.0.0.1",
+    }  # fmt: skip
     world.pools["jsonpool"] = Pool("jsonpool")
     world.pools["prod"] = Pool("prod", "Production", storages={"nas"})
     world.join_pool("jsonpool", 102)

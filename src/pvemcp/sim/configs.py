@@ -11,6 +11,7 @@ from pvemcp.sim import lxc_options, qemu_options
 from pvemcp.sim.declare import Ask, flag, text
 from pvemcp.sim.guests import check_digest, refuse_locked
 from pvemcp.sim.refusal import failed, forbidden, rejected
+from pvemcp.sim.sdn import zone_of
 from pvemcp.sim.validate import find, split_list
 from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of, volid
 from pvemcp.sim.world import Guest, World
@@ -109,7 +110,7 @@ def _check_use(ask: Ask, key: str, value: str) -> None:
     if is_drive(key) and is_new(value):
         needed = f"/storage/{storage_of(value)}", "Datastore.AllocateSpace"
     elif family(key) == "net" and (bridge := _BRIDGE.search(value)):
-        needed = f"/sdn/zones/localnetwork/{bridge[1]}", "SDN.Use"
+        needed = f"/sdn/zones/{zone_of(ask.world, bridge[1])}/{bridge[1]}", "SDN.Use"
     if needed and not ask.may(*needed):
         raise forbidden(", ".join(needed))
 

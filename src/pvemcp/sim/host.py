@@ -1,4 +1,4 @@
-"""What lies below a node: services, logs, updates, network, disks, certificates."""
+"""What lies below a node: services, logs, updates, disks, certificates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pvemcp.sim.declare import (
     NODE as NODE_PARAMETER,
 )  # fmt: skip
 from pvemcp.sim.declare import (
-    PATH_PARAMETERS,
     Answer,
     Ask,
     Endpoint,
@@ -163,36 +162,7 @@ def _refresh(ask: Ask) -> str:
     )
 
 
-# Network, disks, the rest --------------------------------------------------------------------
-
-
-def _interfaces(ask: Ask) -> list[dict[str, Any]]:
-    node = ask.world.nodes[ask.node]
-    bridge = {
-        "iface": "vmbr0", "type": "bridge", "active": 1, "autostart": 1, "method": "static",
-        "method6": "manual", "address": node.ip, "netmask": "24", "cidr": f"{node.ip}/24",
-        "gateway": "192.0.2.1", "bridge_ports": "eno1", "bridge_stp": "off", "bridge_fd": "0",
-        "families": ["inet"], "priority": 4,
-    }  # fmt: skip
-    port = {
-        "iface": "eno1", "type": "eth", "active": 1, "exists": 1, "method": "manual",
-        "method6": "manual", "families": ["inet"], "priority": 3,
-    }  # fmt: skip
-    return [port, bridge]
-
-
-def _network(ask: Ask) -> list[dict[str, Any]]:
-    wanted = ask.args.get("type")
-    kinds = {"any_bridge": "bridge", "any_local_bridge": "bridge"}
-    kind = kinds.get(str(wanted), wanted)
-    return [row for row in _interfaces(ask) if kind in {None, "include_sdn", row["type"]}]
-
-
-def _interface(ask: Ask) -> dict[str, Any]:
-    for row in _interfaces(ask):
-        if row.pop("iface") == ask.args["iface"]:
-            return row
-    raise failed("interface does not exist")
+# Disks, the rest -----------------------------------------------------------------------------
 
 
 def _disks(ask: Ask) -> list[dict[str, Any]]:
@@ -258,8 +228,6 @@ _SYSLOG = perm(NODE, "Sys.Syslog")
 _MODIFY = perm(NODE, "Sys.Modify")
 _SERVICE = choice("service", "The service.", SERVICES, optional=False)
 _DAY_PATTERN = r"^\d{4}-\d{2}-\d{2}( \d{2}:\d{2}(:\d{2})?)?$"
-_KINDS = ("bridge", "bond", "eth", "alias", "vlan", "fabric", "OVSBridge", "OVSBond", "OVSPort",
-          "OVSIntPort", "vnet", "any_bridge", "any_local_bridge", "include_sdn")  # fmt: skip
 _DISKS_RIGHT = {
     "check": ["or", ["perm", "/", ["Sys.Audit"]], ["perm", "/nodes/{node}", ["Sys.Audit"]]]
 }
@@ -301,10 +269,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                          flag("quiet", "Say less.", default=0))),
     endpoint("GET", f"{NODE}/apt/versions", _versions, about="Versions of important packages.",
              permissions=AUDIT, returns=index("Package")),
-    endpoint("GET", f"{NODE}/network", _network, about="Interfaces of a node.",
-             returns=index("iface"), parameters=(choice("type", "Of one kind.", _KINDS),)),
-    endpoint("GET", f"{NODE}/network/{{iface}}", _interface, about="An interface.",
-             permissions=AUDIT, returns="object", parameters=(PATH_PARAMETERS["iface"],)),
     endpoint("GET", f"{NODE}/disks", listing("list", "initgpt", "smart", "lvm", "lvmthin",
                                              "directory", "wipedisk", "zfs", key="name"),
              about="What there is.", returns=index("name")),

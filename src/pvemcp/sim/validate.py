@@ -148,7 +148,7 @@ def _check_string(parameter: Parameter, value: str) -> None:
 
 
 def _python_pattern(pattern: str) -> str:
-    return pattern.replace("(?^:", "(?:")
+    return re.sub(r"\(\?\^(\w*):", r"(?\1:", pattern)
 
 
 def _check_length(parameter: Parameter, value: str) -> None:
@@ -202,10 +202,16 @@ def _check_format(name: str, value: str) -> None:
         raise _Bad(f"invalid format - storage ID '{value}' cannot be shorter than 2 characters\n")
 
 
+_SDN_ID = re.compile(r"[a-z][a-z0-9]{0,6}[a-z0-9]", re.IGNORECASE)
+
 _FORMATS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "pve-vmid": (re.compile(r"[1-9][0-9]{2,8}"), "value does not look like a valid VM ID"),
     "pve-node": (_NODE, "value does not look like a valid node name"),
     "pve-configid": (_CONFIG_ID, "invalid configuration ID '{value}'"),
+    "pve-iface": (
+        re.compile(r"[A-Za-z][A-Za-z0-9_]{1,20}(?:[:.]\d+)?"),
+        "invalid network interface name '{value}'",
+    ),
     "dns-name": (_DNS, "value does not look like a valid DNS name"),
     "pve-storage-id": (
         re.compile(rf"{_STORAGE_ID.pattern}|."),
@@ -219,6 +225,8 @@ _FORMATS: Mapping[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"[A-Za-z][A-Za-z0-9.\-_]+"),
         "value does not look like a valid realm",
     ),
+    "pve-sdn-zone-id": (_SDN_ID, "zone ID '{value}' contains illegal characters"),
+    "pve-sdn-vnet-id": (_SDN_ID, "vnet ID '{value}' contains illegal characters"),
     "disk-size": (
         re.compile(r"\d+(?:\.\d+)?[KMGT]?"),
         "value does not look like a valid disk size",

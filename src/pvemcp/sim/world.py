@@ -19,6 +19,11 @@ from pvemcp.sim.tasks import Progress, Task, Tasks
 GuestType = Literal["qemu", "lxc"]
 WorldName = Literal["homelab", "cluster", "large"]
 GIB = 1024**3
+Interfaces = dict[str, dict[str, Any]]
+"""What /etc/network/interfaces says, by interface."""
+Sections = dict[str, dict[str, dict[str, Any]]]
+"""What /etc/pve/sdn says: objects by kind (zones, vnets, …) and id."""
+_SDN = ("zones", "vnets", "subnets", "controllers")
 _LOG_LINES = 5000
 """How far back the cluster log goes: a host keeps some thousand lines too."""
 
@@ -41,6 +46,27 @@ class Node:
     """Until the certificate of the API ends."""
     services: dict[str, str] = field(default_factory=dict)
     """Service to `running` or `stopped`, where it differs from running."""
+    interfaces: Interfaces = field(default_factory=dict)
+    staged: Interfaces | None = None
+    """interfaces.new: what counts after the next reload; None when there is none."""
+
+    def __post_init__(self) -> None:
+        """Give a node a network card, and a bridge with its address on it."""
+        manual = {"method": "manual", "method6": "manual", "families": ["inet"]}
+        self.interfaces = self.interfaces or {
+            "eno1": {"type": "eth", **manual},
+            "vmbr0": {
+                **manual, "type": "bridge", "autostart": 1, "method": "static",
+                "address": self.ip, "netmask": "24", "cidr": f"{self.ip}/24",
+                "gateway": "192.0.2.1", "bridge_ports": "eno1", "bridge_stp": "off",
+                "bridge_fd": "0",
+            },
+        }  # fmt: skip
+
+    def take_over(self) -> None:
+        """Reload the network: what is staged counts."""
+        if self.staged is not None:
+            self.interfaces, self.staged = self.staged, None
 
 
 @dataclass(slots=True)
@@ -200,6 +226,9 @@ class World:
         """Rules by `cluster`, a node's name or a guest's id."""
         self.firewall_options: dict[str, dict[str, Any]] = {}
         """What was set, by `cluster` or a node's name."""
+        self.sdn: Sections = {kind: {} for kind in _SDN}
+        self.sdn_running: Sections = {kind: {} for kind in _SDN}
+        """What was applied of it."""
         self.backup_jobs: dict[str, dict[str, Any]] = {}
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LINES)
         """The cluster log, oldest first."""
