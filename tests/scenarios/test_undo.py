@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pvemcp.journal.book import Book
 from pvemcp.journal.change import Change
-from pvemcp.sim.world import Guest, World
+from pvemcp.sim.world import Guest, Interfaces, Node, World
 from tests.scenarios.rig import Caller, Rig, ToolFault, rig
 
 Write = tuple[str, str, Mapping[str, Any]]
@@ -32,8 +32,15 @@ def picture(world: World) -> str:
         "ha": {name: dataclasses.asdict(one) for name, one in world.ha.items()},
         "jobs": world.backup_jobs,
         "options": world.options,
+        "networks": {n.name: (n.interfaces, _staged(n)) for n in world.nodes.values()},
+        "sdn": (world.sdn, world.sdn_running),
     }
     return json.dumps(said, sort_keys=True, indent=1, default=_plain)
+
+
+def _staged(node: Node) -> Interfaces:
+    """Return what counts after the next reload: an interfaces.new that changes nothing is none."""
+    return node.interfaces if node.staged is None else node.staged
 
 
 def _guest(guest: Guest) -> dict[str, Any]:
@@ -111,6 +118,88 @@ async def test_a_sequence_of_20_mixed_changes_comes_back_byte_for_byte() -> None
         assert all(Book(r.store).get(change.id).undone_by for change in done)
 
 
+NET, SDN = "/nodes/pve1/network", "/cluster/sdn"
+SUBNETS = f"{SDN}/vnets/vnet1/subnets"
+_BRIDGE = {"type": "bridge", "cidr": "10.9.0.1/24", "autostart": 1, "comments": "guests"}
+_SUBNET = {"subnet": "10.9.0.0/24", "type": "subnet", "gateway": "10.9.0.1"}
+_RANGE = "start-address=10.9.0.10,end-address=10.9.0.99"
+NETWORKS: list[Write] = [
+    ("POST", NET, {"iface": "bond0", "type": "bond", "slaves": "eno2 eno3"}),
+    ("POST", NET, {"iface": "vmbr1", "bridge_ports": "bond0", **_BRIDGE}),
+    ("PUT", f"{NET}/vmbr1", {"type": "bridge", "delete": "cidr,autostart", "mtu": 9000}),
+    ("PUT", f"{NET}/vmbr0", {"type": "bridge", "comments": "loses its address"}),
+    ("PUT", f"{NET}/vmbr0", {"type": "bridge", "cidr": "192.0.2.9/24", "bridge_vlan_aware": 1}),
+    ("PUT", f"{NET}/eno1", {"type": "eth", "mtu": 9000}),
+    ("DELETE", f"{NET}/eno1", {}),
+    ("DELETE", f"{NET}/vmbr1", {}),
+    ("DELETE", f"{NET}/vmbr0", {}),
+    ("POST", f"{SDN}/zones", {"zone": "lab", "type": "simple", "nodes": "pve1"}),
+    ("PUT", f"{SDN}/zones/lab", {"mtu": 1400, "delete": "nodes"}),
+    ("POST", f"{SDN}/vnets", {"vnet": "vnet1", "zone": "lab", "alias": "first"}),
+    ("PUT", f"{SDN}/vnets/vnet1", {"isolate-ports": 1, "delete": "alias"}),
+    ("POST", SUBNETS, {**_SUBNET, "dhcp-range": [_RANGE]}),
+    ("PUT", f"{SUBNETS}/lab-10.9.0.0-24", {"snat": 1, "delete": "dhcp-range"}),
+    ("DELETE", f"{SUBNETS}/lab-10.9.0.0-24", {}),
+    ("DELETE", f"{SDN}/vnets/vnet1", {}),
+    ("DELETE", f"{SDN}/zones/lab", {}),
+    ("POST", f"{SDN}/controllers", {"controller": "bgp1", "type": "bgp", "asn": 65000}),
+    ("PUT", f"{SDN}/controllers/bgp1", {"peers": "192.0.2.1", "asn": 65001}),
+    ("DELETE", f"{SDN}/controllers/bgp1", {}),
+]
+"""Writes to networks that can all be taken back."""
+
+
+async def test_changes_of_networks_come_back_byte_for_byte() -> None:
+    async with rig() as r, r.client() as client:
+        pictures = []
+        for verb, path, params in NETWORKS:
+            pictures.append(picture(r.world))
+            await write(client, verb, path, params)
+            assert not newest(r).recipe.why_not, (path, newest(r).undo)
+            assert not newest(r).recipe.lost
+            assert picture(r.world) != pictures[-1], path
+        for change in Book(r.store).list():
+            await client.call("change_undo", change=change.id)
+            assert picture(r.world) == pictures.pop(), change
+
+
+async def test_a_reload_and_an_apply_say_beforehand_that_they_cannot_be_undone() -> None:
+    async with rig() as r, r.client() as client:
+        for verb, path in (
+            ("PUT", NET), ("DELETE", NET), ("PUT", SDN), ("POST", f"{SDN}/rollback"),
+        ):  # fmt: skip
+            plan = await client.call("api_destroy", method=verb, path=path, dry_run=True)
+            assert "undo: not possible, " in plan
+            assert "no way back is known" not in plan
+            await write(client, verb, path, {})
+            assert newest(r).recipe.why_not in plan
+
+
+async def test_what_the_api_cannot_set_is_said_to_be_lost() -> None:
+    async with rig() as r, r.client() as client:
+        bridge = r.world.nodes["pve1"].interfaces["vmbr0"]
+        bridge |= {"options": ["post-up ip route add 10.0.0.0/8 via 192.0.2.7"], "method6": "auto"}
+        path = f"{NET}/vmbr0"
+        plan = await client.call("api_destroy", method="DELETE", path=path, dry_run=True)
+        assert "but no lines of its own that PVE's API cannot set" in plan
+        await write(client, "DELETE", path, {})
+        said = await client.call("change_undo", change=newest(r).id)
+        for name in ("options", "method6 auto"):
+            assert f"not brought back: {name}: PVE's API cannot set it" in said
+
+
+async def test_a_staged_interface_is_undone_after_the_network_was_reloaded() -> None:
+    async with rig() as r, r.client() as client:
+        before = r.world.nodes["pve1"].interfaces
+        await write(client, "POST", NET, {"iface": "vmbr1", **_BRIDGE})
+        made = newest(r)
+        await write(client, "PUT", NET, {})
+        assert "vmbr1" in r.world.nodes["pve1"].interfaces
+        await client.call("change_undo", change=made.id)
+        await write(client, "PUT", NET, {})
+        assert r.world.nodes["pve1"].interfaces == before
+
+
 _VALUES = st.dictionaries(
     st.sampled_from(["memory", "cores", "onboot", "description", "tags", "nameserver"]),
     st.sampled_from(["512", "1", "2", "0"]),
@@ -147,7 +236,36 @@ _POOL_EDIT = st.fixed_dictionaries(
         "allow-move": st.just(1),
     },
 )
+_INTERFACE = st.fixed_dictionaries(
+    {"type": st.just("bridge")},
+    optional={
+        "cidr": st.sampled_from(["10.9.0.1/24", "10.8.0.1/16"]),
+        "comments": st.sampled_from(["a", "b"]),
+        "bridge_vlan_aware": st.just(1),
+        "mtu": st.sampled_from([1500, 9000]),
+    },
+)
+_VNET_EDIT = st.fixed_dictionaries(
+    {}, optional={"alias": st.sampled_from(["a", "b"]), "isolate-ports": st.just(1)}
+)
+_NETWORK_WRITES = st.one_of(
+    st.tuples(st.just("POST"), st.just(NET), _INTERFACE.map(lambda one: {"iface": "vmbr1", **one})),
+    st.tuples(
+        st.just("PUT"), st.sampled_from([f"{NET}/vmbr0", f"{NET}/vmbr1"]), _INTERFACE
+    ),
+    st.tuples(
+        st.just("DELETE"), st.sampled_from([f"{NET}/vmbr0", f"{NET}/vmbr1"]), st.just({})
+    ),
+    st.tuples(st.just("PUT"), st.sampled_from([NET, SDN]), st.just({})),
+    st.tuples(st.just("POST"), st.just(f"{SDN}/zones"),
+              st.just({"zone": "lab", "type": "simple"})),
+    st.tuples(st.just("POST"), st.just(f"{SDN}/vnets"), _NAME.flatmap(
+        lambda name: _VNET_EDIT.map(lambda one: {"vnet": name, "zone": "lab", **one}))),
+    st.tuples(st.just("PUT"), _NAME.map(lambda name: f"{SDN}/vnets/{name}"), _VNET_EDIT),
+    st.tuples(st.just("DELETE"), _NAME.map(lambda name: f"{SDN}/vnets/{name}"), st.just({})),
+)  # fmt: skip
 _WRITES = st.one_of(
+    _NETWORK_WRITES,
     st.tuples(st.just("PUT"), st.sampled_from(["{vm0}/config", "{vm1}/config"]), _CONFIG),
     st.tuples(
         st.just("POST"),

@@ -20,12 +20,14 @@ _COVERED = re.compile(
     r"|/cluster/ha/(?:resources|rules|groups)(?:/\{\w+\})?"
     r"|/cluster/(?:metrics|notifications|acme/plugins)/?.*"
     r"|/cluster/sdn/(?:vnets|zones|controllers|ipams|dns).*"
-    r"|/nodes/\{node\}/(?:network(?:/\{iface\})?|config|dns|time|hosts)"
+    r"|/nodes/\{node\}/(?:config|dns|time|hosts)"
     r"|/nodes/\{node\}/storage/\{storage\}/content/\{volume\}"
     r"|/nodes/\{node\}/(?:qemu|lxc)/\{vmid\}/snapshot/\{snapname\}/config"
 )
 _VOLUME = "/nodes/{node}/storage/{storage}/content/{volume}"
 _LAST = re.compile(r"/\{(\w+)\}$")
+_CONTROL = frozenset((DIGEST, "lock-token"))
+"""Parameters that are no settings."""
 _SECRET = re.compile(r"passw|secret|token|(?:^|[-_])key(?:s|ring)?$|credential")
 _MASKED = re.compile(r"\*{3,}")
 _UNSET: Mapping[str, Any] = {"notes": "", "protected": 0, "comment": "", "description": ""}
@@ -119,7 +121,7 @@ def hidden(facts: Facts, method: Method) -> tuple[str, ...]:
     lost = []
     for parameter in method.parameters:
         name = parameter.name
-        if name not in facts.params or not _SECRET.search(name.lower()):
+        if name not in facts.params or name in _CONTROL or not _SECRET.search(name.lower()):
             continue
         before = facts.before.get(name)
         if before is None and name in facts.after:
@@ -159,7 +161,7 @@ def _remade(facts: Facts) -> Recipe:
     if parent is None or not facts.before or facts.after:
         return never("it is not gone, or was not there")
     name = _LAST.findall(facts.template)[0]
-    accepted = {p.name for p in parent.parameters} - {DIGEST}
+    accepted = {p.name for p in parent.parameters} - _CONTROL
     placed = set(re.findall(r"\{(\w+)\}", parent.path))
     kept = {n: v for n, v in facts.before.items() if n in accepted - placed}
     lost = [f"{n}: PVE does not show it" for n, v in kept.items() if _MASKED.fullmatch(str(v))]

@@ -86,4 +86,4 @@ def flat(found: Any) -> State:
     }
 
 
-_SETS = frozenset(("content", "nodes"))
+_SETS = frozenset(("content", "nodes", "exitnodes"))

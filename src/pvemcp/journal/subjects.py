@@ -8,6 +8,7 @@ from typing import Any
 
 from pvemcp.journal.guests import guest_subject
 from pvemcp.journal.lists import list_subject
+from pvemcp.journal.networks import network_subject
 from pvemcp.journal.plain import plain_subject
 from pvemcp.journal.subject import Subject, unknown
 from pvemcp.journal.undoable import promise
@@ -23,6 +24,7 @@ def subject_of(
     found = (
         guest_subject(verb, template, params)
         or list_subject(verb, template, params)
+        or network_subject(verb, template, params)
         or plain_subject(description, verb, template, params)
     )
     if found is not None:
