@@ -180,7 +180,7 @@ async def test_a_node_that_goes_down_names_its_guests_and_is_typed() -> None:
 async def test_a_storage_that_is_removed_names_who_has_volumes_there() -> None:
     async with rig() as r, r.client(policy=Policy()) as client:
         text = await client.call("api_destroy", path="/storage/local-lvm", dry_run=True)
-        assert "guests with volumes there: 100, 101" in text
+        assert "guests with volumes there: 100 web01 (running), 101 db01 (running), " in text
         assert "lose sight of their volumes" in text
         assert "type: lvmthin" in text
 

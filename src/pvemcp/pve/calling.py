@@ -267,4 +267,5 @@ async def _answer(reply: Reply) -> Answer:
     if not isinstance(body, dict):
         return Answer(body)
     data, total = body.get("data"), body.get("total")
-    return Answer(data, total if isinstance(total, int) else None, upid_in(data))
+    changes = str(body.get("changes") or "")
+    return Answer(data, total if isinstance(total, int) else None, upid_in(data), changes)

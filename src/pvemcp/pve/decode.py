@@ -24,6 +24,8 @@ class Answer:
     data: Any
     total: int | None = None
     upid: str = ""
+    changes: str = ""
+    """Beside a node's interfaces: a unified diff of what is active and what is staged."""
 
 
 async def decode(reply: Reply) -> Any:

@@ -10,7 +10,7 @@ from pvemcp.call import Intent
 from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews import guest, things, volumes
+from pvemcp.plans.previews import guest, networks, things, volumes
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.named import named
@@ -35,7 +35,13 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
         (r"POST /nodes/\{node\}/(?:qemu|lxc)", things.make),
         (r"POST /nodes/\{node\}/status", things.node_power),
         (r"(?:PUT|DELETE) /storage/\{storage\}", things.storage),
-        (r"\w+ .*/firewall/.*|\w+ /nodes/\{node\}/network.*", things.lockout),
+        (r"\w+ .*/firewall/.*", things.lockout),
+        (r"PUT /nodes/\{node\}/network", networks.reload),
+        (r"DELETE /nodes/\{node\}/network", networks.revert),
+        (r"\w+ /nodes/\{node\}/network.*", networks.interface),
+        (r"PUT /cluster/sdn", networks.apply),
+        (r"POST /cluster/sdn/rollback", networks.rollback),
+        (r"\w+ /cluster/sdn/(?:zones|vnets|controllers).*", networks.sdn_object),
         (r"(?:PUT|POST|DELETE) /.*", things.thing),
     )
 )

@@ -14,6 +14,8 @@ from pvemcp.tools.render import one_line
 
 SHOWN = 120
 """Characters of a value from PVE; names, notes and tags are other people's text."""
+GUESTS = 20
+"""Guests that are named in one line."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,16 @@ def line(text: object, limit: int = SHOWN) -> str:
 def value(name: str, given: object) -> str:
     """Write one value of a config; a secret's name hides it."""
     return line(redact({name: given})[name])
+
+
+def guests_line(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Name guests, and whether they run: `100 web01 (running), 106 build (stopped)`."""
+    said = [
+        f"{row['vmid']} {line(row.get('name', ''), 40)} ({line(row.get('status') or 'not seen', 20)})"
+        for row in rows[:GUESTS]
+    ]
+    more = len(rows) - len(said)
+    return ", ".join(said) + (f" and {more} more" if more else "")
 
 
 async def gaps(pve: Pve, *needs: tuple[str, str]) -> list[str]:

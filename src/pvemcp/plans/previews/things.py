@@ -11,7 +11,7 @@ from pvemcp.errors import Fault
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.guest import Guest, destroy
-from pvemcp.plans.previews.looking import gaps, line, look, value
+from pvemcp.plans.previews.looking import gaps, guests_line, line, look, value
 from pvemcp.plans.previews.plain import plain
 from pvemcp.plans.previews.volumes import backup_line, owner
 from pvemcp.pve.client import Pve
@@ -108,18 +108,21 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
     """Show a storage's own settings, which guests have volumes on it, and which jobs use it."""
     found = await thing(pve, intent)
     name = str(intent.params.get("storage"))
-    rows = [r for r in await pve.resources() if r.get("storage") == name]
+    resources = await pve.resources()
+    rows = [r for r in resources if r.get("storage") == name]
     asked: dict[str, Any] = {"backup jobs": pve.get("/cluster/backup")}
     if rows:
         asked["volumes"] = pve.get(f"/nodes/{rows[0]['node']}/storage/{name}/content")
     seen = await look(asked)
     volumes = seen.rows("volumes")
     guests = sorted({owner(str(v.get("volid"))) for v in volumes} - {0})
+    known = {r["vmid"]: r for r in resources if r.get("vmid")}
+    named = guests_line([known.get(vmid, {"vmid": vmid}) for vmid in guests])
     backups = sum(v.get("content") == "backup" for v in volumes)
     jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
     facts = [
         ("volumes", f"{len(volumes)}, of them {backups} backups"),
-        ("guests with volumes there", line(", ".join(map(str, guests)), 300) or "none seen"),
+        ("guests with volumes there", named or "none seen"),
     ]
     if jobs:
         facts.append(("backup jobs to it", line(", ".join(jobs))))
