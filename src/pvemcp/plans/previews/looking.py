@@ -61,7 +61,7 @@ def value(name: str, given: object) -> str:
 def guests_line(rows: Sequence[Mapping[str, Any]]) -> str:
     """Name guests, and whether they run: `100 web01 (running), 106 build (stopped)`."""
     said = [
-        f"{row['vmid']} {line(row.get('name', ''), 40)} ({line(row.get('status') or 'not seen', 20)})"
+        f"{row['vmid']} {line(row.get('name', ''), 40)} ({line(row.get('status', 'not seen'), 20)})"
         for row in rows[:GUESTS]
     ]
     more = len(rows) - len(said)
