@@ -11,6 +11,7 @@ from tests.host.test_helper import ask, refusal
 from tests.host.waiting import until
 
 FILE = "/etc/network/interfaces"
+SDN, RUNNING = "/etc/network/interfaces.d/sdn", "/etc/pve/sdn/.running-config"
 CHANGE = "ch-00000000c0"
 
 
@@ -18,15 +19,15 @@ def operation(name: str, **params: Any) -> dict[str, Any]:
     return {"request": {"do": "operation", "name": name, "params": params, "timeout": 20}}
 
 
-def write(machine: Machine, text: str) -> None:
-    """Write the file of the network's interfaces."""
-    machine.run(["mkdir", "-p", str(Path(FILE).parent)])
-    machine.run(["tee", FILE], stdin=text.encode())
+def write(machine: Machine, text: str, file: str = FILE) -> None:
+    """Write a file, by default that of the network's interfaces."""
+    machine.run(["mkdir", "-p", str(Path(file).parent)])
+    machine.run(["tee", file], stdin=text.encode())
 
 
-def begin(host: Served, seconds: int) -> None:
+def begin(host: Served, seconds: int, kind: str = "network") -> None:
     """Arm the way back, as the service's user."""
-    asked = operation("commit-begin", change=CHANGE, seconds=seconds, kind="network")
+    asked = operation("commit-begin", change=CHANGE, seconds=seconds, kind=kind)
     assert ask(host, asked)[0][-1][0] == "X"
 
 
@@ -42,6 +43,22 @@ def test_what_nobody_confirms_is_put_back_though_service_and_helper_are_dead(hos
         seconds=60,
     )
     machine.run(["systemctl", "start", "pvemcp.service"])
+
+
+def test_an_apply_of_sdn_is_put_back_with_what_all_nodes_share(host: Served) -> None:
+    machine = host.machine
+    for file in (SDN, RUNNING):
+        write(machine, "before\n", file)
+    begin(host, 5, kind="sdn")
+    for file in (SDN, RUNNING):
+        write(machine, "after\n", file)
+    until(
+        lambda: "before" in machine.run(["cat", RUNNING]).stdout or None,
+        "the cluster's settings as they were",
+        seconds=60,
+    )
+    assert machine.run(["cat", SDN]).stdout == "before\n"
+    machine.run(["rm", SDN, RUNNING])
 
 
 def test_what_is_confirmed_stands_and_no_timer_is_left(host: Served) -> None:

@@ -73,6 +73,30 @@ async def test_the_helper_is_armed_before_the_change_and_told_when_it_stands() -
         assert asked == [("commit-begin", begun), ("commit-confirm", {"change": id_})]
 
 
+APPLY = {"method": "PUT", "path": "/cluster/sdn"}
+
+
+async def test_an_apply_of_sdn_must_be_confirmed_too() -> None:
+    async with rig() as r:
+        r.confirm_seconds, r.helper = 60, True
+        async with r.client() as client:
+            plan = await client.call("api_destroy", **APPLY, dry_run=True)
+            assert "the root helper takes it back: this node and the cluster's settings" in plan
+            id_ = change_in(await client.call("api_destroy", **APPLY))
+            assert "stands" in await client.call("change_confirm", change=id_)
+        asked = [(a["name"], a["params"]) for a in r.executor.asked]  # type: ignore[attr-defined]
+        begun = {"change": id_, "seconds": 60, "kind": "sdn"}
+        assert asked == [("commit-begin", begun), ("commit-confirm", {"change": id_})]
+
+
+async def test_without_the_helper_an_apply_says_that_nothing_takes_it_back() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 60
+        async with r.client() as client:
+            plan = await client.call("api_destroy", **APPLY, dry_run=True)
+            assert "nothing can take it back by itself: there is no root helper there" in plan
+
+
 async def test_a_helper_that_does_not_answer_keeps_the_change_from_being_sent() -> None:
     async with rig() as r:
         r.confirm_seconds, r.helper = 9999, True  # more than exec.toml lets

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvemcp.host import commit
-from pvemcp.host.commit import KINDS, Host, main
+from pvemcp.host.commit import KINDS, Host, files_of, main
 
 INTERFACES = "etc/network/interfaces"
 
@@ -21,6 +21,10 @@ class Place:
     root: Path
     ran: list[list[str]] = field(default_factory=list)
     code: int = 0
+    waited: list[float] = field(default_factory=list)
+
+    def pause(self, seconds: float) -> None:
+        self.waited.append(seconds)
 
     def run(self, argv: Sequence[str]) -> int:
         self.ran.append(list(argv))
@@ -28,7 +32,7 @@ class Place:
 
     @property
     def host(self) -> Host:
-        return Host(self.run, self.root, self.root / "commits", "pve1")
+        return Host(self.run, self.root, self.root / "commits", "pve1", self.pause)
 
     def do(self, *arguments: str) -> int:
         return main(arguments, self.host)
@@ -98,6 +102,98 @@ def test_a_second_change_of_the_same_kind_waits_for_the_first(place: Place) -> N
     assert place.do("begin", "ch-9876543210", "60", "host-firewall") == 0
 
 
+@pytest.mark.parametrize(("first", "second"), [("network", "sdn"), ("sdn", "network")])
+def test_a_change_of_the_same_files_waits_for_the_first(
+    place: Place, first: str, second: str
+) -> None:
+    assert place.do("begin", "ch-0123456789", "60", first) == 0
+    assert place.do("begin", "ch-9876543210", "60", second) == commit.ENDED
+
+
+LOCAL, RUNNING = "etc/network/interfaces.d/sdn", "etc/pve/sdn/.running-config"
+
+
+def applied(place: Place) -> None:
+    """Apply SDN on a cluster of three nodes, with the way back armed; one vnet waits."""
+    for name in ("pve1", "pve2", "pve3"):
+        place.file(f"etc/pve/nodes/{name}/host.fw", "")
+    place.file(LOCAL, "auto vnet1")
+    place.file(RUNNING, '{"version": 4}')
+    place.file("etc/pve/sdn/vnets.cfg", "vnet: vnet2\n")
+    assert place.do("begin", "ch-0123456789", "60", "sdn") == 0
+    place.file(LOCAL, "auto vnet2")
+    place.file(RUNNING, '{"version": 5}')
+    place.ran.clear()
+
+
+def test_an_apply_of_sdn_is_taken_back_here_first_then_on_the_other_nodes(place: Place) -> None:
+    applied(place)
+    assert place.do("revert", "ch-0123456789") == 0
+    assert place.file(LOCAL).read_text() == "auto vnet1"
+    assert place.file(RUNNING).read_text() == '{"version": 4}'
+    assert place.file("etc/pve/sdn/vnets.cfg").read_text() == "vnet: vnet2\n", "it waits again"
+    pvesh = ["timeout", "60", "pvesh", "set"]
+    assert place.ran == [
+        ["ifreload", "-a"],
+        [*pvesh, "/nodes/pve2/network"],
+        [*pvesh, "/nodes/pve3/network"],
+    ]
+
+
+def test_without_a_quorum_this_node_comes_back_and_the_cluster_once_there_is_one(
+    tmp_path: Path,
+) -> None:
+    """pmxcfs is read-only while the apply keeps corosync's links apart."""
+    steps: list[str] = []
+
+    class NoQuorum(Place):
+        def pause(self, seconds: float) -> None:  # noqa: ARG002
+            steps.append("waits")
+            if len(steps) == 4:
+                self.file("etc/pve/sdn").unlink()
+
+        def run(self, argv: Sequence[str]) -> int:
+            steps.append(argv[0])
+            return super().run(argv)
+
+    place = NoQuorum(tmp_path)
+    applied(place)
+    for file in place.file("etc/pve/sdn").iterdir():
+        file.unlink()
+    place.file("etc/pve/sdn").rmdir()
+    place.file("etc/pve/sdn", "cannot be written to")
+    steps.clear()
+    assert place.do("revert", "ch-0123456789") == 0
+    assert steps == ["ifreload", "waits", "waits", "waits", "timeout", "timeout"]
+    assert place.file(RUNNING).read_text() == '{"version": 4}'
+
+
+def test_without_a_quorum_for_good_this_node_comes_back_and_it_says_what_does_not(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    applied(place)
+    for file in place.file("etc/pve/sdn").iterdir():
+        file.unlink()
+    place.file("etc/pve/sdn").rmdir()
+    place.file("etc/pve/sdn", "cannot be written to")
+    assert place.do("revert", "ch-0123456789") == 1
+    assert place.file(LOCAL).read_text() == "auto vnet1"
+    assert place.ran[0] == ["ifreload", "-a"]
+    assert sum(place.waited) < 120
+    said = capsys.readouterr().err
+    assert "/etc/pve/sdn/.running-config could not be put back" in said
+    assert "sdn is only in part as it was before" in said
+
+
+def test_routes_are_put_back_where_the_routing_daemon_has_any(place: Place) -> None:
+    place.file("etc/frr/frr.conf", "router bgp 65000")
+    applied(place)
+    place.file("etc/frr/frr.conf", "router bgp 65001")
+    assert place.do("revert", "ch-0123456789") == 0
+    assert place.file("etc/frr/frr.conf").read_text() == "router bgp 65000"
+    assert ["systemctl", "try-reload-or-restart", "frr"] in place.ran
+
+
 def test_without_a_timer_nothing_is_begun(place: Place) -> None:
     place.code = 1
     place.file(INTERFACES, "good")
@@ -122,6 +218,7 @@ def test_anything_else_is_refused(place: Place, words: tuple[str, ...]) -> None:
 
 
 def test_only_files_that_are_listed_are_ever_written() -> None:
-    names = [name for files, _ in KINDS.values() for name in files]
-    assert all(name.startswith(("/etc/network/", "/etc/pve/", "/etc/pvemcp/")) for name in names)
+    names = [name for kind in KINDS for name in files_of(kind)]
+    places = ("/etc/network/", "/etc/frr/frr.conf", "/etc/pve/", "/etc/pvemcp/")
+    assert all(name.startswith(places) for name in names)
     assert not any(".." in name or "priv/" in name for name in names)

@@ -26,25 +26,54 @@ OPEN, ENDED = 0, 3
 LARGEST = 4 * 1024 * 1024
 FORGET = 86_400.0
 """Seconds after which what was reverted is forgotten."""
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+RETRIES, PAUSE = 30, 2.0
+"""How often, and how many seconds apart, a file is tried: /etc/pve is read-only without quorum."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Files, and what makes the former ones count again."""
+
+    files: tuple[str, ...]
+    argv: tuple[str, ...]
+    elsewhere: bool = False
+    """The program runs once for each other node of the cluster, whose name is `{node}` in it."""
+
+
+KINDS: dict[str, tuple[Step, ...]] = {
     "network": (
-        ("/etc/network/interfaces", "/etc/network/interfaces.d/sdn"),
-        ("ifreload", "-a"),
+        Step(("/etc/network/interfaces", "/etc/network/interfaces.d/sdn"), ("ifreload", "-a")),
     ),
-    "cluster-firewall": (("/etc/pve/firewall/cluster.fw",), ("pve-firewall", "restart")),
-    "host-firewall": (("/etc/pve/nodes/{node}/host.fw",), ("pve-firewall", "restart")),
+    # First what brings this node back, without PVE; then what all nodes share.
+    "sdn": (
+        Step(("/etc/network/interfaces", "/etc/network/interfaces.d/sdn"), ("ifreload", "-a")),
+        Step(("/etc/frr/frr.conf",), ("systemctl", "try-reload-or-restart", "frr")),
+        Step(
+            ("/etc/pve/sdn/.running-config",),
+            ("timeout", "60", "pvesh", "set", "/nodes/{node}/network"),
+            elsewhere=True,
+        ),
+    ),
+    "cluster-firewall": (Step(("/etc/pve/firewall/cluster.fw",), ("pve-firewall", "restart")),),
+    "host-firewall": (Step(("/etc/pve/nodes/{node}/host.fw",), ("pve-firewall", "restart")),),
     "certificate": (
-        ("/etc/pve/nodes/{node}/pveproxy-ssl.pem", "/etc/pve/nodes/{node}/pveproxy-ssl.key"),
-        ("systemctl", "reload-or-restart", "pveproxy"),
+        Step(
+            ("/etc/pve/nodes/{node}/pveproxy-ssl.pem", "/etc/pve/nodes/{node}/pveproxy-ssl.key"),
+            ("systemctl", "reload-or-restart", "pveproxy"),
+        ),
     ),
     "service": (
-        ("/etc/pvemcp/pvemcp.toml", "/etc/pvemcp/firewall.nft"),
-        ("systemctl", "reload-or-restart", "pvemcp"),
+        Step(
+            ("/etc/pvemcp/pvemcp.toml", "/etc/pvemcp/firewall.nft"),
+            ("systemctl", "reload-or-restart", "pvemcp"),
+        ),
     ),
 }
-"""What each kind of change touches, and what makes the former files count again."""
+"""What each kind of change touches, in the order in which it is put back."""
 
 Run = Callable[[Sequence[str]], int]
+Kept = dict[str, tuple[Path, dict[str, Any]]]
+"""By a file's name: the copy of it, and what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +84,24 @@ class Host:
     root: Path = Path("/")
     folder: Path = FOLDER
     node: str = ""
+    pause: Callable[[float], None] = time.sleep
 
     def path(self, name: str) -> Path:
         """Return the place of a file on this host."""
         return self.root / name.format(node=self.node).lstrip("/")
+
+    def others(self) -> list[str]:
+        """Return the other nodes of the cluster."""
+        try:
+            names = [each.name for each in self.path("/etc/pve/nodes").iterdir()]
+        except OSError:
+            return []
+        return sorted(name for name in names if name != self.node)
+
+
+def files_of(kind: str) -> tuple[str, ...]:
+    """Return the files that a kind of change touches."""
+    return tuple(name for step in KINDS[kind] for name in step.files)
 
 
 def started(argv: Sequence[str]) -> int:
@@ -70,16 +113,17 @@ def started(argv: Sequence[str]) -> int:
 
 
 def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
-    """Keep the files, and start the clock. ENDED when another change of that kind waits."""
+    """Keep the files, and start the clock. ENDED when a change of the same files waits."""
     host.folder.mkdir(mode=0o700, exist_ok=True, parents=True)
     _forget(host)
-    if any(_about(place)["kind"] == kind for place in _waiting(host)):
-        sys.stderr.write(f"another change of the kind {kind} waits to be confirmed\n")
-        return ENDED
+    for other in (_about(place)["kind"] for place in _waiting(host)):
+        if set(files_of(kind)) & set(files_of(other)):
+            sys.stderr.write(f"another change of the kind {other} waits to be confirmed\n")
+            return ENDED
     making = host.folder / f"{id_}.making"
     making.mkdir(mode=0o700)
     files = []
-    for number, name in enumerate(KINDS[kind][0]):
+    for number, name in enumerate(files_of(kind)):
         path = host.path(name)
         if path.is_file() and path.stat().st_size <= LARGEST:
             (making / str(number)).write_bytes(path.read_bytes())
@@ -122,13 +166,40 @@ def revert(host: Host, id_: str) -> int:
     except FileNotFoundError:
         return ENDED
     about = _about(mine)
-    for number, file in enumerate(about["files"]):
-        _put_back(host.path(file["name"]), mine / str(number), file)
-    ended = host.run(KINDS[about["kind"]][1])
-    for number in range(len(about["files"])):
-        (mine / str(number)).unlink(missing_ok=True)
-    sys.stderr.write(f"{id_} was not confirmed: {about['kind']} is as it was before\n")
-    return ended
+    kept = {file["name"]: (mine / str(n), file) for n, file in enumerate(about["files"])}
+    ended = [_undo(host, step, kept) for step in KINDS[about["kind"]]]
+    for copy, _ in kept.values():
+        copy.unlink(missing_ok=True)
+    failed = next(filter(None, ended), OPEN)
+    said = "only in part as it was before" if failed else "as it was before"
+    sys.stderr.write(f"{id_} was not confirmed: {about['kind']} is {said}\n")
+    return failed
+
+
+def _undo(host: Host, step: Step, kept: Kept) -> int:
+    """Put the files of a step back, and have them count; a step about no file is left out."""
+    known = [(name, *kept[name]) for name in step.files if name in kept]
+    mine = [one for one in known if one[2]["kept"] or host.path(one[0]).exists()]
+    if not mine:
+        return OPEN
+    written = [_tried(host, *one) for one in mine]
+    nodes = host.others() if step.elsewhere else [host.node]
+    ran = [host.run([word.format(node=node) for word in step.argv]) for node in nodes]
+    return next(filter(None, (*written, *ran)), OPEN)
+
+
+def _tried(host: Host, name: str, copy: Path, file: dict[str, Any]) -> int:
+    for left in range(RETRIES, 0, -1):
+        try:
+            _put_back(host.path(name), copy, file)
+        except OSError as error:
+            if left == 1:
+                sys.stderr.write(f"{name} could not be put back: {error}\n")
+                return 1
+            host.pause(PAUSE)
+        else:
+            break
+    return OPEN
 
 
 def _put_back(path: Path, kept: Path, file: dict[str, Any]) -> None:

@@ -24,12 +24,14 @@ _KINDS = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
         (r"PUT /nodes/\{node\}/network", "network"),
+        (r"PUT /cluster/sdn", "sdn"),
         (r"\w+ /cluster/firewall/.*", "cluster-firewall"),
         (r"\w+ /nodes/\{node\}/firewall/.*", "host-firewall"),
         (r"\w+ /nodes/\{node\}/certificates/.*", "certificate"),
     )
 )
 _FIREWALL = ("cluster-firewall", "host-firewall")
+_HOW_FAR = {"sdn": ": this node and the cluster's settings, other nodes if they can be reached"}
 TAKEN_BACK = "confirm (expired)"
 """The tool of a call in which the service takes a change back that nobody confirmed."""
 
@@ -92,7 +94,7 @@ class Commits:
         if not kind:
             return ""
         if self.by_helper(intent):
-            who = "the root helper takes it back"
+            who = "the root helper takes it back" + _HOW_FAR.get(kind, "")
         elif kind in _FIREWALL:
             who = "this service takes it back, if it lives and reaches PVE (no root helper there)"
         else:

@@ -63,8 +63,8 @@ class Safety:
     confirm_seconds: int = setting(
         60,
         values.integer(0, 600),
-        "Seconds in which a change that can lock people out (network, firewall, certificate) must "
-        "be confirmed over a new connection, or it is taken back (up to 600; 0: none is).",
+        "Seconds in which a change that can lock people out (network, SDN, firewall, certificate) "
+        "must be confirmed over a new connection, or it is taken back (up to 600; 0: none is).",
     )
     confirm_weak: bool = setting(
         True,  # noqa: FBT003 - a fact
