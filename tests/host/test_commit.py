@@ -25,9 +25,9 @@ def write(machine: Machine, text: str, file: str = FILE) -> None:
     machine.run(["tee", file], stdin=text.encode())
 
 
-def begin(host: Served, seconds: int, kind: str = "network") -> None:
+def begin(host: Served, seconds: int, kind: str = "network", change: str = CHANGE) -> None:
     """Arm the way back, as the service's user."""
-    asked = operation("commit-begin", change=CHANGE, seconds=seconds, kind=kind)
+    asked = operation("commit-begin", change=change, seconds=seconds, kind=kind)
     assert ask(host, asked)[0][-1][0] == "X"
 
 
@@ -49,13 +49,13 @@ def test_an_apply_of_sdn_is_put_back_with_what_all_nodes_share(host: Served) -> 
     machine = host.machine
     for file in (SDN, RUNNING):
         write(machine, "before\n", file)
-    begin(host, 5, kind="sdn")
+    begin(host, 5, "sdn", "ch-00000000c1")
     for file in (SDN, RUNNING):
         write(machine, "after\n", file)
     until(
         lambda: "before" in machine.run(["cat", RUNNING]).stdout or None,
         "the cluster's settings as they were",
-        seconds=60,
+        seconds=30,
     )
     assert machine.run(["cat", SDN]).stdout == "before\n"
     machine.run(["rm", SDN, RUNNING])
