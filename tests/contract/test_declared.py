@@ -43,12 +43,22 @@ _RARE = frozenset(
     migrate_speed numa[n] parallel[n] smp spice_enhancements startdate tdf virtiofs[n]
     """.split()
 )
+_RARE_STORES = frozenset(
+    """
+    authsupported base blocksize comstar_hg comstar_tg content-dirs fs-name fuse iscsiprovider
+    lio_tpg mountpoint nocow nowritecache portal skip-cert-verification subdir tagged_only target
+    zfs-base-path
+    """.split()
+)
+_FIXED_STORES = frozenset({"authsupported", "base", "iscsiprovider", "portal", "target"})
 OMITTED: Mapping[tuple[str, str], frozenset[str]] = {
+    ("POST", "/storage"): _RARE_STORES,
+    ("PUT", "/storage/{storage}"): _RARE_STORES - _FIXED_STORES,
     ("POST", "/nodes/{node}/qemu"): _RARE,
     ("PUT", "/nodes/{node}/qemu/{vmid}/config"): _RARE,
     ("POST", "/nodes/{node}/qemu/{vmid}/config"): _RARE | {"import-working-storage"},
 }
-"""Settings of a VM that hardly anybody uses are not simulated."""
+"""Settings of VMs and storages that hardly anybody uses are not simulated."""
 _CHECKED = ("type", "optional", "format", "pattern", "minimum", "maximum", "minLength",
             "maxLength", "enum", "requires")  # fmt: skip
 

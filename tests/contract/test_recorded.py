@@ -113,7 +113,6 @@ NOT_SIMULATED: Mapping[str, str] = {
     "ERR_200_vncproxy": "consoles",
     "ERR_400_upload_noform": "uploads",
     "ERR_403_token_storage_root": "shell commands over the API",
-    "ERR_500_storage_dup": "storage definitions cannot be changed",
 }
 """Recorded lines about what the simulator does not have: 501."""
 

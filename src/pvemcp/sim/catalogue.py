@@ -24,6 +24,7 @@ from pvemcp.sim import (
     sdn_methods,
     snapshots,
     storage,
+    storages,
     tasklist,
 )
 from pvemcp.sim.declare import Endpoint
@@ -47,6 +48,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *backup.ENDPOINTS,
     *rrd.ENDPOINTS,
     *storage.ENDPOINTS,
+    *storages.ENDPOINTS,
     *pools.ENDPOINTS,
     *login.ENDPOINTS,
     *accounts.ENDPOINTS,

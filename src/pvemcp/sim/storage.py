@@ -1,8 +1,7 @@
-"""Storages and their content."""
+"""Storages of a node, and their content."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,49 +26,10 @@ from pvemcp.sim.validate import split_list
 from pvemcp.sim.volumes import base_of, linked_clones, need_storage, volid
 from pvemcp.sim.world import Guest, Storage, Volume, World
 
-_TYPES = ("btrfs", "cephfs", "cifs", "dir", "esxi", "iscsi", "iscsidirect", "lvm", "lvmthin",
-          "nfs", "pbs", "rbd", "zfs", "zfspool")  # fmt: skip
 
-
-def _seen(ask: Ask, storage: Storage) -> bool:
+def seen(ask: Ask, storage: Storage) -> bool:
+    """Whether a caller may see a storage."""
     return ask.may(f"/storage/{storage.storage}", "Datastore.Audit", "Datastore.AllocateSpace")
-
-
-def _definition(storage: Storage) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "storage": storage.storage,
-        "type": storage.type,
-        "content": ",".join(storage.content),
-        "digest": hashlib.sha1(repr(storage.options).encode(), usedforsecurity=False).hexdigest(),
-        **storage.options,
-    }
-    if storage.shared and storage.type == "dir":
-        shown["shared"] = 1
-    if storage.nodes:
-        shown["nodes"] = ",".join(storage.nodes)
-    if storage.disabled:
-        shown["disable"] = 1
-    return shown
-
-
-def _cluster_list(ask: Ask) -> list[dict[str, Any]]:
-    kind = ask.args.get("type")
-    return [
-        _definition(storage)
-        for storage in ask.world.storages.values()
-        if _seen(ask, storage) and kind in {None, storage.type}
-    ]
-
-
-def _cluster_get(ask: Ask) -> dict[str, Any]:
-    need_storage(ask.world, ask.args["storage"])
-    return _definition(ask.world.storages[ask.args["storage"]])
-
-
-def _cluster_delete(ask: Ask) -> None:
-    """Forget a storage; what is in it stays where it is."""
-    need_storage(ask.world, ask.args["storage"])
-    del ask.world.storages[ask.args["storage"]]
 
 
 def _status_of(storage: Storage) -> dict[str, Any]:
@@ -93,7 +53,7 @@ def _list(ask: Ask) -> list[dict[str, Any]]:
         need_storage(ask.world, name)
     wanted = set(split_list(args.get("content", "")))
     for storage in ask.world.storages.values():
-        if not (storage_on(storage, ask.node) and _seen(ask, storage)):
+        if not (storage_on(storage, ask.node) and seen(ask, storage)):
             continue
         if args.get("storage", storage.storage) != storage.storage:
             continue
@@ -290,12 +250,6 @@ _OPTIONAL_STORE = text("storage", "The storage.", format="pve-storage-id")
 _SUMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    endpoint("GET", "/storage", _cluster_list, about="Definitions of storages.",
-             parameters=(choice("type", "Of one type.", _TYPES),), returns=index("storage")),
-    endpoint("GET", "/storage/{storage}", _cluster_get, about="Definition of a storage.",
-             permissions=perm("/storage/{storage}", "Datastore.Allocate"), returns="object"),
-    endpoint("DELETE", "/storage/{storage}", _cluster_delete, about="Remove a definition.",
-             permissions=perm("/storage", "Datastore.Allocate"), protected=True),
     endpoint("GET", "/nodes/{node}/storage", _list, about="Storages of a node and their use.",
              protected=True, returns=index("storage"),
              parameters=(text("content", "With such content.", format="pve-storage-content-list"),

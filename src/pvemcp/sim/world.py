@@ -179,6 +179,8 @@ class Storage:
     disabled: bool = False
     filled: int = 0
     """Percent that is used besides `volumes`; 0 stands for a steady made-up share."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Passwords and keys, which no answer shows."""
 
 
 @dataclass(slots=True)
@@ -212,6 +214,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.guests: dict[int, Guest] = {}
         self.storages: dict[str, Storage] = {}
+        self.forgotten: dict[str, Storage] = {}
+        """Storages whose definition was removed: what is in them is still there."""
         self.pools: dict[str, Pool] = {}
         self.ha: dict[str, HaResource] = {}
         self.access = Access()
