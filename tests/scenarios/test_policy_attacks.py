@@ -8,6 +8,7 @@ import pytest
 
 from pvemcp.access.policy import Policy
 from pvemcp.call import Call
+from pvemcp.plans.previews import bridges
 from pvemcp.settings.policy import rules
 from tests.scenarios.rig import Caller, ToolFault, rig
 from tests.scenarios.test_approvals import refused
@@ -50,6 +51,38 @@ async def test_a_guest_is_protected_whatever_names_it() -> None:
         assert r.world.guests[100].running
         assert r.running() == []
         await client.call("guest_power", guests=106, action="start")
+
+
+async def test_a_guest_is_protected_from_losing_its_network_or_its_storage() -> None:
+    async with rig() as r, r.client(policy=policy(PROD)) as client:
+        r.world.sdn["zones"]["lab"] = {"type": "simple"}
+        r.world.sdn["vnets"]["vnet1"] = {"type": "vnet", "zone": "lab"}
+        r.world.guests[100].config["net1"] = "virtio=BC:24:11:00:00:01,bridge=vnet1"
+        for verb, path in (
+            ("PUT", "/nodes/pve1/network"), ("DELETE", "/nodes/pve1/network/vmbr0"),
+            ("DELETE", "/nodes/pve1/network/eno1"), ("PUT", "/cluster/sdn"),
+            ("DELETE", "/cluster/sdn/vnets/vnet1"), ("DELETE", "/storage/local-lvm"),
+        ):  # fmt: skip
+            text = await refused(client, "api_destroy", method=verb, path=path)
+            assert "rule 'prod'" in text, (path, text)
+        assert "vnet1" not in r.world.sdn_running["vnets"]
+        assert "local-lvm" in r.world.storages
+        plan = await client.call(
+            "api_destroy", method="DELETE", path="/nodes/pve1/network", dry_run=True
+        )
+        assert "rule 'prod'" not in plan, "what is staged concerns nobody yet"
+
+
+async def test_guests_that_were_not_read_count_as_any_guest() -> None:
+    async with rig("cluster") as r, r.client(policy=policy(PROD)) as client:
+        for guest in r.world.guests.values():
+            guest.config["tags"] = "lab"
+        path = "/cluster/sdn"
+        r.world.sdn["zones"]["lab"] = {"type": "simple"}
+        r.world.sdn["vnets"]["vnet1"] = {"type": "vnet", "zone": "lab"}
+        assert len(r.world.guests) > bridges.READ
+        text = await refused(client, "api_destroy", method="PUT", path=path)
+        assert "rule 'prod'" in text
 
 
 PATH = {"name": "path", "verdict": "deny", "path": "/nodes/pve1/qemu/100/*"}

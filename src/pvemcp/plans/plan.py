@@ -51,7 +51,11 @@ class Plan:
     @property
     def judged(self) -> list[tuple[Intent, Target]]:
         """Every write with everything that it touches, as the policy looks at it."""
-        return [(one.intent, each) for one in self.previews for each in (one.target, *one.also)]
+        return [
+            (one.intent, each)
+            for one in self.previews
+            for each in (one.target, *one.also, *one.users)
+        ]
 
     @property
     def confirm(self) -> str:

@@ -53,6 +53,8 @@ class Preview:
     """What a person types to confirm an irreversible loss: the guest's id, the volume's name."""
     also: tuple[Target, ...] = ()
     """Further guests, nodes and pools that it touches: the policy asks about them, too."""
+    users: tuple[Target, ...] = ()
+    """Guests that lose what they use, which `facts` name: the policy asks about them, too."""
 
     @property
     def bound(self) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pvemcp.call import Target
 from pvemcp.errors import Fault
 from pvemcp.plans.previews.diff import names
+from pvemcp.plans.previews.guest import guest_in
 from pvemcp.plans.previews.looking import gaps, guests_line, line, look
 from pvemcp.pve.client import Pve
 
@@ -27,17 +29,29 @@ class Users:
 
     by_bridge: Mapping[str, Sequence[Row]]
     unseen: Sequence[str] = ()
+    protected: frozenset[int] = frozenset()
+    """Those with PVE's protection flag."""
+    whole: bool = True
+    """Whether the network of every guest that the token sees was read."""
 
     @property
-    def vmids(self) -> list[int]:
-        """Their ids."""
-        return sorted({int(row["vmid"]) for rows in self.by_bridge.values() for row in rows})
+    def rows(self) -> Mapping[int, Row]:
+        """The guests by their ids, in order."""
+        found = {int(row["vmid"]): row for rows in self.by_bridge.values() for row in rows}
+        return dict(sorted(found.items()))
 
     @property
     def running(self) -> int:
         """How many of them run."""
-        rows = {row["vmid"]: row for each in self.by_bridge.values() for row in each}
-        return sum(row.get("status") == "running" for row in rows.values())
+        return sum(row.get("status") == "running" for row in self.rows.values())
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return what the policy is asked about, when they lose their network."""
+        found = [
+            guest_in(row).target(protected=vmid in self.protected)
+            for vmid, row in self.rows.items()
+        ]
+        return (*found, *(() if self.whole else (Target("guest", "unknown guests", known=False),)))
 
     def facts(self) -> list[tuple[str, str]]:
         """Write who uses what, one fact a bridge."""
@@ -56,18 +70,24 @@ async def users(pve: Pve, bridges: set[str] | None, node: str = "") -> Users:
     try:
         rows = [r for r in await pve.resources() if r.get("type") in ("qemu", "lxc")]
     except Fault as fault:
-        return Users({}, unseen=(f"guests: {line(fault.message)}",))
+        return Users({}, (f"guests: {line(fault.message)}",), whole=False)
     here = [row for row in rows if not node or row.get("node") == node]
     here.sort(key=lambda row: (row.get("status") != "running", int(row["vmid"])))
     chosen, unread = here[:READ], len(here[READ:])
-    seen = await look({str(row["vmid"]): pve.get(f"{_path(row)}/config") for row in chosen})
+    seen = await look({str(row["vmid"]): pve.get(f"{guest_in(row).path}/config") for row in chosen})
     found: dict[str, list[Row]] = {name: [] for name in bridges or ()}
-    for row in chosen:
-        for bridge in _bridges(seen[str(row["vmid"])] or {}):
+    configs = [(row, seen[str(row["vmid"])] or {}) for row in chosen]
+    for row, config in configs:
+        for bridge in _bridges(config):
             if bridges is None or bridge in bridges:
                 found.setdefault(bridge, []).append(row)
     hidden = await gaps(pve, ("/vms", "VM.Audit"))
-    return Users(found, (*_missed(seen.unseen, unread), *hidden))
+    return Users(
+        found,
+        (*_missed(seen.unseen, unread), *hidden),
+        frozenset(int(r["vmid"]) for r, c in configs if str(c.get("protection")) == "1"),
+        whole=not (unread or seen.unseen),
+    )
 
 
 def _missed(refused: Sequence[str], unread: int) -> Iterator[str]:
@@ -75,10 +95,6 @@ def _missed(refused: Sequence[str], unread: int) -> Iterator[str]:
         yield f"networks of {len(refused)} guests, such as {refused[0]}"
     if unread:
         yield f"networks of {unread} more guests: only {READ} are read for a plan"
-
-
-def _path(row: Row) -> str:
-    return f"/nodes/{row['node']}/{row['type']}/{row['vmid']}"
 
 
 def _bridges(config: Mapping[str, Any]) -> list[str]:

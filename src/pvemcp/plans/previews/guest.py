@@ -70,6 +70,12 @@ class Guest:
         )
 
 
+def guest_in(row: Mapping[str, Any]) -> Guest:
+    """Return the guest of a row of the list of resources."""
+    kind, node, vmid = str(row["type"]), str(row.get("node")), int(row["vmid"])
+    return Guest(f"/nodes/{node}/{kind}/{vmid}", kind, vmid, node, row)
+
+
 async def guest_of(pve: Pve, intent: Intent) -> Guest:
     """Return the guest of an intent whose path names one. Raises Fault when PVE lists none."""
     _, _, node, kind, vmid = intent.path.split("/")[:5]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pvemcp.call import Effect, Intent, Target
 from pvemcp.errors import Fault
-from pvemcp.plans.previews.guest import Guest
+from pvemcp.plans.previews.guest import Guest, guest_in
 from pvemcp.plans.previews.volumes import owner
 from pvemcp.pve.client import Pve
 
@@ -59,7 +59,7 @@ async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
     by_id = {int(row["vmid"]): row for row in rows}
     if everyone:
         vmids |= {vmid for vmid, row in by_id.items() if everyone in ("*", row.get("node"))}
-    found = [_of(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
+    found = [guest_in(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
     unseen = [] if _makes_a_new_one(intent) else sorted(vmids - set(by_id))
     return [*await _protected(pve, intent, found), *map(_unseen, unseen)]
 
@@ -101,11 +101,6 @@ def _makes_a_new_one(intent: Intent) -> bool:
     """Whether the vmid is that of a guest which is not there: PVE refuses one that is."""
     creates = _CREATES.fullmatch(f"{intent.verb} {intent.template}") is not None
     return creates and str(intent.params.get("force", "")) not in ("1", "True", "true")
-
-
-def _of(row: Mapping[str, Any]) -> Guest:
-    kind, node, vmid = str(row["type"]), str(row.get("node")), int(row["vmid"])
-    return Guest(f"/nodes/{node}/{kind}/{vmid}", kind, vmid, node, row)
 
 
 def _unseen(vmid: int) -> Target:

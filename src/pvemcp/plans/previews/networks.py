@@ -43,7 +43,8 @@ async def interface(pve: Pve, intent: Intent) -> Preview:
         facts=(*found.facts, *facts, *using.facts()),
         lost=(*found.lost, *(_cut_off(using, "after the next reload") if gone else ())),
         unseen=(*found.unseen, *seen.unseen, *zones.unseen, *using.unseen),
-        state={**found.state, "guests": using.vmids},
+        state={**found.state, "guests": list(using.rows)},
+        users=using.targets() if gone else (),
     )
 
 
@@ -61,7 +62,7 @@ def _becomes_manual(found: Preview, intent: Intent) -> list[Change]:
 
 
 def _cut_off(using: Users, when: str) -> list[str]:
-    count = len(using.vmids)
+    count = len(using.rows)
     if not count:
         return []
     return [f"{count} guests lose a network {when}; {using.running} of them run"]
@@ -76,7 +77,8 @@ async def reload(pve: Pve, intent: Intent) -> Preview:
         base,
         facts=(*base.facts, *(staged or [("staged", "nothing")]), *using.facts()),
         unseen=(*base.unseen, *unseen, *using.unseen),
-        state={"staged": staged, "guests": using.vmids},
+        state={"staged": staged, "guests": list(using.rows)},
+        users=using.targets(),
     )
 
 
@@ -126,7 +128,8 @@ async def sdn_object(pve: Pve, intent: Intent) -> Preview:
         facts=(*found.facts, *using.facts()),
         lost=(*found.lost, *(_cut_off(using, "once SDN is applied") if gone else ())),
         unseen=(*found.unseen, *zones.unseen, *using.unseen),
-        state={**found.state, "guests": using.vmids},
+        state={**found.state, "guests": list(using.rows)},
+        users=using.targets() if gone else (),
     )
 
 
@@ -161,7 +164,8 @@ async def apply(pve: Pve, intent: Intent) -> Preview:
         changes=tuple(changes),
         facts=(*base.facts, beware, *staged, *using.facts()),
         unseen=(*base.unseen, *found.unseen, *unseen, *more, *using.unseen),
-        state={"waits": [str(c) for c in changes], "staged": staged, "guests": using.vmids},
+        state={"waits": [str(c) for c in changes], "staged": staged, "guests": list(using.rows)},
+        users=using.targets(),
     )
 
 

@@ -10,7 +10,7 @@ from pvemcp.call import Effect, Intent, Target
 from pvemcp.errors import Fault
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
-from pvemcp.plans.previews.guest import Guest, destroy
+from pvemcp.plans.previews.guest import Guest, destroy, guest_in
 from pvemcp.plans.previews.looking import gaps, guests_line, line, look, value
 from pvemcp.plans.previews.plain import plain
 from pvemcp.plans.previews.volumes import backup_line, owner
@@ -116,7 +116,7 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
     seen = await look(asked)
     volumes = seen.rows("volumes")
     guests = sorted({owner(str(v.get("volid"))) for v in volumes} - {0})
-    known = {r["vmid"]: r for r in resources if r.get("vmid")}
+    known = {r["vmid"]: r for r in resources if r.get("type") in ("qemu", "lxc")}
     named = guests_line([known.get(vmid, {"vmid": vmid}) for vmid in guests])
     backups = sum(v.get("content") == "backup" for v in volumes)
     jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
@@ -135,6 +135,11 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
         unseen=(*found.unseen, *seen.unseen),
         state={**found.state, "guests": guests},
         confirm=name if gone else "",
+        users=tuple(
+            guest_in(known[vmid]).target(protected=True) for vmid in guests if vmid in known
+        )
+        if gone
+        else (),
     )
 
 
