@@ -168,6 +168,8 @@ async def test_in_a_large_cluster_few_guests_are_read_and_the_others_counted() -
         assert described(r.world, 100) in text
         left = 10_000 - bridges.READ
         assert f"not seen: networks of {left} more guests: only 64 are read for a plan" in text
+        text = await planned(client, "PUT", SDN)
+        assert "not seen: what 16 more nodes have staged: only 16 are asked" in text
 
 
 async def test_a_token_that_sees_few_guests_makes_a_plan_that_says_so() -> None:

@@ -96,15 +96,21 @@ async def revert(pve: Pve, intent: Intent) -> Preview:
 
 
 async def _staged(pve: Pve, nodes: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return PVE's difference between active and staged interfaces of nodes, as facts."""
-    asked = {f"staged on {n}": pve.request("GET", f"/nodes/{n}/network") for n in nodes}
+    """Return PVE's difference between active and staged interfaces of nodes, as facts.
+
+    And what was not seen: of more than NODES nodes the first are asked.
+    """
+    some = nodes[:NODES]
+    asked = {f"staged on {n}": pve.request("GET", f"/nodes/{n}/network") for n in some}
     seen = await look(asked)
+    more = len(nodes) - len(some)
+    unasked = [f"what {more} more nodes have staged: only {NODES} are asked"] * (more > 0)
     facts = [
         (name, _diff(seen[name].changes))
         for name in asked
         if seen[name] is not None and seen[name].changes
     ]
-    return facts, seen.unseen
+    return facts, [*seen.unseen, *unasked]
 
 
 def _diff(text: str) -> str:
@@ -187,7 +193,7 @@ async def rollback(pve: Pve, intent: Intent) -> Preview:
 async def _nodes(pve: Pve) -> list[str]:
     rows = await pve.resources()
     online = [r for r in rows if r.get("type") == "node" and r.get("status") == "online"]
-    return sorted(str(row["node"]) for row in online)[:NODES]
+    return sorted(str(row["node"]) for row in online)
 
 
 async def _subnets(pve: Pve, found: Sdn) -> tuple[list[Row], list[str]]:
