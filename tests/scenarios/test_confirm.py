@@ -101,7 +101,9 @@ async def test_a_helper_that_does_not_answer_keeps_the_change_from_being_sent() 
     async with rig() as r:
         r.confirm_seconds, r.helper = 9999, True  # more than exec.toml lets
         async with r.client() as client:
-            await refused(client, "api_destroy", **ON)
+            text = await refused(client, "api_destroy", **ON)
+            assert "was not sent, because its way back was not armed: seconds: 1 to 600" in text
+            assert "compare [operations.commit-begin] of /etc/pvemcp/exec.toml" in text
             assert not enabled(r)
 
 

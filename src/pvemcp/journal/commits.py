@@ -15,7 +15,7 @@ from typing import Any
 
 from pvemcp.access.fresh import Fresh
 from pvemcp.call import Call, Effect, Intent
-from pvemcp.errors import Conflict, Missing
+from pvemcp.errors import Conflict, Fault, Missing, Unavailable
 from pvemcp.host.ended import output_of
 from pvemcp.host.executor import Executor
 from pvemcp.store import Store
@@ -32,6 +32,9 @@ _KINDS = tuple(
 )
 _FIREWALL = ("cluster-firewall", "host-firewall")
 _HOW_FAR = {"sdn": ": this node and the cluster's settings, other nodes if they can be reached"}
+_OTHER_FILE = (
+    "On the host: compare [operations.commit-begin] of /etc/pvemcp/exec.toml with the package."
+)
 TAKEN_BACK = "confirm (expired)"
 """The tool of a call in which the service takes a change back that nobody confirmed."""
 
@@ -111,13 +114,23 @@ class Commits:
                 hint="Use the pvemcp of that node, or an administrator sets confirm_weak = true.",
             )
         if by_helper:
-            params = {"change": change, "seconds": self.seconds, "kind": kind}
-            await self._ask("commit-begin", params)
+            await self._arm(change, intent, kind)
         self._store.write(
             "INSERT INTO commits (change, kind, applied, until, by_helper, state) "
             "VALUES (?, ?, 0, ?, ?, 'waiting')",
             (change, kind, self._now() + self.seconds, int(by_helper)),
         )
+
+    async def _arm(self, change: str, intent: Intent, kind: str) -> None:
+        try:
+            params = {"change": change, "seconds": self.seconds, "kind": kind}
+            await self._ask("commit-begin", params)
+        except Fault as fault:
+            raise Unavailable(
+                f"{intent.verb} {intent.path} was not sent, because its way back was not armed: "
+                f"{fault.message}",
+                hint=fault.hint if isinstance(fault, Unavailable) else _OTHER_FILE,
+            ) from None
 
     def applied(self, change: str) -> None:
         """Note that the change is made: what confirms it must have connected after this."""
