@@ -22,23 +22,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pvemcp import tracing
-from pvemcp.access import shared
 from pvemcp.access.bearer import PRINCIPAL, BearerAuth
-from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.hangup import Hangup
 from pvemcp.access.held import held
 from pvemcp.access.hosts import HostCheck, own_names
 from pvemcp.access.policy import Policy, permit
-from pvemcp.access.replies import TurnedAway
-from pvemcp.access.shared import Shared
 from pvemcp.access.tokens import default_token, local_principal
-from pvemcp.access.told import Told
 from pvemcp.audit import Audit
+from pvemcp.background import Background, shared_clients, spread_of, syslog_of
 from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.errors import Unavailable
-from pvemcp.gating import cutting, ending_jobs, gated
-from pvemcp.host.cluster import Cluster
+from pvemcp.gating import cutting, gated
 from pvemcp.host.executor import Executor
 from pvemcp.host.runner import Runner
 from pvemcp.journal.changes import Changes
@@ -54,18 +49,12 @@ from pvemcp.masking import LogMask, Masker, Secrets
 from pvemcp.metrics import Metrics
 from pvemcp.opening import Context
 from pvemcp.page.build import Parts, with_page
-from pvemcp.peers.door import PeerDoor
-from pvemcp.peers.hearing import Hearing
-from pvemcp.peers.requests import Client, Requests
-from pvemcp.peers.spread import Spread
 from pvemcp.pve.client import PveClient
-from pvemcp.retention import anchoring, keep_recordings_within, keep_within
 from pvemcp.running import runner
 from pvemcp.server import Service, build
 from pvemcp.settings import Settings, require_safe_listen
 from pvemcp.stdin import lines
 from pvemcp.store import Store
-from pvemcp.syslog import Receiver, Syslog
 from pvemcp.tls import own_certificate, server_context, validity
 from pvemcp.tools.registry import BY_NAME
 from pvemcp.watch.clock import Clock
@@ -124,7 +113,7 @@ def compose(
     metrics = Metrics(BY_NAME)
     audit = Audit(store, journal, secrets.known, [metrics.observe, *filter(None, [trace])])
     host = runner(settings, pve, lambda: Masker(secrets), executor)
-    syslog, spread = _syslog(settings, audit), _spread(settings, store, audit)
+    syslog, spread = syslog_of(settings, audit), spread_of(settings, store, audit)
     watched = Watched(
         store, grants, pve, audit, metrics, host.executor, default, secrets.mask, syslog, spread.now
     )
@@ -136,11 +125,10 @@ def compose(
     )  # fmt: skip
     server, listen = build(service)
     mcp = _mcp_over_http(server, settings)
-    beside = (
-        _door(spread, grants, default, service, upkeep.turned_away).run, spread.run,
-        _shared(settings, store, grants).watch, *_watching(settings, store, service, syslog),
-    )  # fmt: skip
-    _live_with(mcp, pve, host, changes, upkeep, *beside)
+    beside = Background(
+        settings, store, grants, default, service, spread, syslog, upkeep.turned_away
+    )
+    _live_with(mcp, pve, host, changes, upkeep, *beside.works())
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
@@ -149,31 +137,6 @@ def compose(
     )  # fmt: skip
     names = own_names(settings.address[0], settings.allowed_hosts)
     return App(HostCheck(with_page(parts, guarded), names, upkeep.turned_away), server, listen)
-
-
-def _syslog(settings: Settings, audit: Audit) -> Syslog | None:
-    """Return what sends the audit to another machine, if it is to go there."""
-    if not settings.audit_syslog:
-        return None
-    made = Syslog(Receiver.parse(settings.audit_syslog, settings.audit_syslog_ca))
-    if settings.audit_syslog_rows:
-        audit.copy = made.send
-    return made
-
-
-def _watching(
-    settings: Settings, store: Store, service: Service, syslog: Syslog | None
-) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
-    """Return what goes on for ever: retention, the audit's anchors, freezes."""
-    tell = syslog.send if syslog is not None else None
-    return (
-        *([syslog.run] if syslog is not None else []),
-        lambda: keep_within(store, settings),
-        lambda: keep_recordings_within(service.audit, store, settings),
-        lambda: anchoring(service.audit, settings.audit_anchor_file, tell=tell),
-        lambda: cutting(service.host, service.gate.policy),
-        lambda: ending_jobs(service.host, service.gate.policy, Grants(store)),
-    )
 
 
 def _guarded(inner: Any, grants: Grants, default: ApiToken | None, upkeep: Upkeep) -> BearerAuth:
@@ -211,32 +174,6 @@ def _mcp_over_http(server: Server[Any], settings: Settings) -> Starlette:
 async def _not_found(request: Request, _: Exception) -> Response:
     hint = "The MCP endpoint is /mcp."
     return JSONResponse({"error": f"nothing at {request.url.path}", "hint": hint}, 404)
-
-
-def _shared(settings: Settings, store: Store, grants: Grants) -> Shared:
-    return Shared(store, settings.mirror_dir / shared.FILE, grants.forget)
-
-
-def _spread(settings: Settings, store: Store, audit: Audit) -> Spread:
-    cluster = Cluster(settings.mirror_dir, settings.peer_port)
-    return Spread(cluster, Freezes(store, event=audit.event), Told(store))
-
-
-def _door(
-    spread: Spread,
-    grants: Grants,
-    default: ApiToken | None,
-    service: Service,
-    turned_away: TurnedAway,
-) -> PeerDoor:
-    def client(id_: str) -> Client | None:
-        found = grants.shared(id_)
-        token = found.token or default if found else None
-        return (found.name, found.ceiling, token) if found and token else None
-
-    hearing, audit, limit = Hearing(spread.freezes), service.audit, service.admit
-    requests = Requests(service.host, service.pve, audit, client, hearing, limit)
-    return PeerDoor(spread.cluster, requests, turned_away)
 
 
 def _live_with(
@@ -311,7 +248,7 @@ def serve(settings: Settings) -> int:
     _judge_certificate(settings)
     with Store(settings.state_dir) as store:
         grants = Grants(store)
-        _shared(settings, store, grants).look()
+        shared_clients(settings, store, grants).look()
         default = default_token(settings, grants.list())
         require_safe_listen(settings, has_grants=bool(grants.list()))
         pve = pve_client(settings)

@@ -17,7 +17,7 @@ from pvemcp.access.taints import Taints
 from pvemcp.access.trouble import Trouble
 from pvemcp.approving import Gate
 from pvemcp.audit import Audit
-from pvemcp.call import ApiToken, Effect, Principal
+from pvemcp.call import ApiToken, Call, Effect, Principal
 from pvemcp.connect import page_url
 from pvemcp.errors import Fault
 from pvemcp.host.ended import EFFECTS
@@ -26,9 +26,11 @@ from pvemcp.host.executor import Helper
 from pvemcp.host.runner import Host, Runner
 from pvemcp.host.shells import Record
 from pvemcp.journal.book import Book
+from pvemcp.journal.change import Change
 from pvemcp.journal.changes import Changes
-from pvemcp.journal.commits import Commits
-from pvemcp.pve.client import PveClient
+from pvemcp.journal.commits import TAKEN_BACK, Commits
+from pvemcp.journal.overdue import PveOf
+from pvemcp.pve.client import Pve, PveClient
 from pvemcp.recordings import Recording, Recordings
 from pvemcp.redaction import redact_text
 from pvemcp.settings import Settings
@@ -70,7 +72,7 @@ def gated(
         helper=isinstance(host.executor, Helper),
         weak=settings.confirm_weak,
     )
-    changes = Changes(Book(store, audit.known), commits)
+    changes = Changes(Book(store, audit.known), commits, audit)
     pve.watch = changes.watch
     approvals = Approvals(
         store,
@@ -164,6 +166,20 @@ def _may_not_go_on(policy: Policy, grants: Grants) -> Callable[[Mapping[str, Any
         return policy.stops(who, EFFECTS.get(str(job["profile"]), Effect.DESTROY))
 
     return why
+
+
+def as_client(pve: PveClient, grants: Grants, default: ApiToken | None) -> PveOf:
+    """Return what finds PVE as the client of a change may use it, as long as its grant is there."""
+
+    def pve_of(change: Change) -> Pve | None:
+        grant = next((one for one in grants.list() if one.id == change.grant), None)
+        token = (grant.token or default) if grant is not None else None
+        if grant is None or token is None:
+            return None
+        who = Principal(grant.name, grant.ceiling, token, grant.id)
+        return pve.bind(Call(who, TAKEN_BACK, {}))
+
+    return pve_of
 
 
 async def cutting(host: Runner, policy: Policy) -> None:

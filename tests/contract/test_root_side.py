@@ -44,4 +44,4 @@ def test_what_root_runs_imports_only_the_standard_library(path: Path) -> None:
 @pytest.mark.parametrize("text", _UNITS)
 def test_a_root_unit_runs_python_isolated(text: str) -> None:
     for line in re.findall(r"^ExecStart=.*\.py.*$", text, re.MULTILINE):
-        assert line.startswith("ExecStart=/usr/bin/python3 -I /usr/lib/pvemcp/")
+        assert re.match(r"ExecStart=/usr/bin/python3 -I (-S )?/usr/lib/pvemcp/", line)

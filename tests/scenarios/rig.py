@@ -46,7 +46,9 @@ Progress = Literal["immediate", "manual", "timed"]
 
 def journaled(store: Store) -> Changes:
     """Return a journal in which nothing must be confirmed."""
-    return Changes(Book(store), Commits(store, Nowhere("these tests run none", "")))
+    return Changes(
+        Book(store), Commits(store, Nowhere("these tests run none", "")), Audit(store, None)
+    )
 
 
 class ToolFault(AssertionError):
@@ -144,7 +146,7 @@ class Rig:
         commits = Commits(
             self.store, self.executor, seconds=self.confirm_seconds, helper=self.helper
         )
-        changes = Changes(Book(self.store, secrets.known), commits)
+        changes = Changes(Book(self.store, secrets.known), commits, audit)
         self.pve.watch = changes.watch
         gate = Gate(
             policy or Open(), self.approvals, b"k" * 32, changes,

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from pvemcp.access.grants import Grants
-from pvemcp.call import ApiToken, Effect
+from pvemcp.audit import Audit
+from pvemcp.call import ApiToken, Call, Effect
 from pvemcp.journal.book import Book
+from pvemcp.journal.commits import TAKEN_BACK, Commits
+from pvemcp.journal.overdue import BY_HELPER, FAILED, Overdue
 from pvemcp.sim.world import make_world
 from pvemcp.store import Store
 from tests.scenarios.rig import Rig, rig
 from tests.scenarios.test_approvals import refused
 from tests.scenarios.test_process import call, served, simulated
+from tests.scenarios.unboxed import Unboxed
 
 ON = {"method": "PUT", "path": "/cluster/firewall/options", "params": {"enable": 1}}
 
@@ -47,6 +53,73 @@ async def test_without_the_helper_the_service_takes_it_back_itself(era: str) -> 
                     await asyncio.sleep(0.05)
             assert not enabled(r)
             assert "is reverted already" in await refused(client, "change_confirm", change=id_)
+
+
+async def test_what_the_service_takes_back_is_a_call_in_the_audit() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 1
+        async with r.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+            async with asyncio.timeout(20):
+                while not (found := [e for e in r.audit() if e.tool == TAKEN_BACK]):
+                    await asyncio.sleep(0.05)
+        (row,) = found
+        assert (row.outcome, row.client, row.arguments) == ("ok", "tester", {"change": id_})
+        assert [s["path"] for s in row.steps if s["effect"] != "read"] == [
+            "/cluster/firewall/options"
+        ]
+
+
+def overdue(r: Rig, *, helper: bool = False) -> Overdue:
+    """Return what a service sees to that starts now, long after the change's time."""
+    commits = Commits(r.store, r.executor, seconds=60, helper=helper, now=lambda: time.time() + 999)
+    return Overdue(Book(r.store), commits, Audit(r.store, None))
+
+
+async def test_a_service_that_was_killed_takes_it_back_when_it_starts_again() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 60
+        async with r.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+        assert enabled(r)  # its process is gone, and with it who would have taken it back
+        pve = r.pve.bind(Call(r.principal(), "x", {}))
+        await overdue(r).look(lambda _: pve)
+        assert not enabled(r)
+        assert Book(r.store).get(id_).undone_by
+        await overdue(r).look(lambda _: pve)  # once is enough
+        assert [e.tool for e in r.audit()].count(TAKEN_BACK) == 1
+
+
+async def test_a_change_whose_client_is_gone_is_told_as_not_taken_back() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 60
+        async with r.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+            await overdue(r).look(lambda _: None)
+            (event,) = [e for e in Audit(r.store, None).events() if e.kind == FAILED]
+            assert event.about["change"] == id_
+            assert "token" in str(event.about["why"])
+            assert "is failed already" in await refused(client, "change_confirm", change=id_)
+
+
+@pytest.mark.parametrize(
+    ("became", "told", "state"),
+    [("reverted", 1, "reverted"), ("gone", 0, "confirmed"), ("waiting", 0, "waiting")],
+)
+async def test_what_the_helper_took_back_is_an_event(became: str, told: int, state: str) -> None:
+    """The answer is set here; tests/host/test_commit.py has the helper itself give it."""
+    async with rig() as r:
+        r.confirm_seconds, r.helper = 60, True
+        async with r.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+        stand_in = r.executor
+        assert isinstance(stand_in, Unboxed)
+        stand_in.became = became
+        await overdue(r, helper=True).look(lambda _: None)
+        events = [e for e in Audit(r.store, None).events() if e.kind == BY_HELPER]
+        assert [e.about["change"] for e in events] == [id_] * told
+        rows = r.store.rows("SELECT state FROM commits WHERE change = ?", (id_,))
+        assert rows == [(state,)]
 
 
 async def test_what_is_confirmed_stands(era: str) -> None:

@@ -21,6 +21,7 @@ class Place:
     root: Path
     ran: list[list[str]] = field(default_factory=list)
     code: int = 0
+    boot: str = "this"
     waited: list[float] = field(default_factory=list)
 
     def pause(self, seconds: float) -> None:
@@ -32,7 +33,7 @@ class Place:
 
     @property
     def host(self) -> Host:
-        return Host(self.run, self.root, self.root / "commits", "pve1", self.pause)
+        return Host(self.run, self.root, self.root / "commits", "pve1", self.pause, self.boot)
 
     def do(self, *arguments: str) -> int:
         return main(arguments, self.host)
@@ -222,3 +223,25 @@ def test_only_files_that_are_listed_are_ever_written() -> None:
     places = ("/etc/network/", "/etc/frr/frr.conf", "/etc/pve/", "/etc/pvemcp/")
     assert all(name.startswith(places) for name in names)
     assert not any(".." in name or "priv/" in name for name in names)
+
+
+def test_a_reboot_takes_back_what_waited_and_leaves_what_waits_now(place: Place) -> None:
+    file, firewall = place.file(INTERFACES, "good"), place.file("etc/pve/firewall/cluster.fw", "on")
+    place.boot = "before"
+    place.do("begin", "ch-0123456789", "60", "network")
+    place.boot = "this"
+    place.do("begin", "ch-9876543210", "60", "cluster-firewall")
+    file.write_text("bad")
+    firewall.write_text("off")
+    place.ran.clear()
+    assert place.do("boot") == 0
+    assert (file.read_text(), firewall.read_text()) == ("good", "off")
+    assert place.ran == [["ifreload", "-a"]]
+    assert place.do("boot") == 0
+    assert place.do("confirm", "ch-0123456789") == 3
+    assert place.do("confirm", "ch-9876543210") == 0
+
+
+def test_a_boot_with_nothing_to_take_back_does_nothing(place: Place) -> None:
+    assert place.do("boot") == 0
+    assert place.ran == []

@@ -2,7 +2,8 @@
 
 `commit.py begin ID SECONDS KIND` keeps the files that such a change touches and has systemd call
 `commit.py revert ID` when the time is over; `commit.py confirm ID` stops that. The timer is
-systemd's own: it needs neither the service nor the helper. Standard library only.
+systemd's own: it needs neither the service nor the helper. A reboot loses it, so
+`commit.py boot` takes back what waited before. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FOLDER = Path("/var/lib/pvemcp-helper/commits")
 OPEN, ENDED = 0, 3
 """Exit codes: done; it is over, or somebody else's turn."""
@@ -85,6 +87,8 @@ class Host:
     folder: Path = FOLDER
     node: str = ""
     pause: Callable[[float], None] = time.sleep
+    boot: str = ""
+    """Which boot of the host this is."""
 
     def path(self, name: str) -> Path:
         """Return the place of a file on this host."""
@@ -130,7 +134,8 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
             files.append({"name": name, "kept": True, "mode": path.stat().st_mode & 0o777})
         else:
             files.append({"name": name, "kept": False})
-    about = {"kind": kind, "files": files, "until": time.time() + seconds}
+    until = time.time() + seconds
+    about = {"kind": kind, "files": files, "until": until, "boot": host.boot}
     (making / "about.json").write_text(json.dumps(about))
     making.rename(host.folder / id_)
     timer = (
@@ -220,6 +225,13 @@ def _put_back(path: Path, kept: Path, file: dict[str, Any]) -> None:
     new.replace(path)
 
 
+def boot(host: Host) -> int:
+    """Take back what waited when the host went down: its timers are gone."""
+    waiting = _waiting(host) if host.folder.is_dir() else []
+    late = [place.name for place in waiting if _about(place).get("boot") != host.boot]
+    return max((revert(host, id_) for id_ in late), default=OPEN)
+
+
 def state(host: Host, id_: str) -> int:
     """Print what became of it: waiting, reverted or gone."""
     found = "waiting" if (host.folder / id_).exists() else "gone"
@@ -245,7 +257,9 @@ def _forget(host: Host) -> None:
 
 def main(arguments: Sequence[str], host: Host | None = None) -> int:
     """Do what the arguments say."""
-    host = host or Host(started, node=socket.gethostname().partition(".")[0])
+    if host is None:
+        node = socket.gethostname().partition(".")[0]
+        host = Host(started, node=node, boot=BOOT_ID.read_text("ascii").strip())
     match arguments:
         case ["begin", id_, seconds, kind] if kind in KINDS:
             return begin(host, id_, int(seconds), kind)
@@ -255,7 +269,10 @@ def main(arguments: Sequence[str], host: Host | None = None) -> int:
             return revert(host, id_)
         case ["state", id_]:
             return state(host, id_)
-    sys.stderr.write("usage: commit.py begin ID SECONDS KIND | confirm ID | revert ID | state ID\n")
+        case ["boot"]:
+            return boot(host)
+    usage = "usage: commit.py begin ID SECONDS KIND | confirm ID | revert ID | state ID | boot\n"
+    sys.stderr.write(usage)
     return 2
 
 

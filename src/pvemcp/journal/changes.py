@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pvemcp.call import Call, Effect, Intent, Unplanned
+from pvemcp.audit import Audit
+from pvemcp.call import Call, Effect, Intent
 from pvemcp.errors import Fault, Uncertain
 from pvemcp.journal.book import Book, kept
 from pvemcp.journal.change import Change, Recipe, State, never
-from pvemcp.journal.commits import TAKEN_BACK, Commit, Commits
+from pvemcp.journal.commits import Commit, Commits
 from pvemcp.journal.guests import SAFETY
+from pvemcp.journal.overdue import Overdue
 from pvemcp.journal.subject import Facts, Subject
 from pvemcp.journal.subjects import subject_of
 from pvemcp.pve.client import Answer, Pve
@@ -46,9 +48,10 @@ class Sent:
 class Changes:
     """Journals the changes of one service."""
 
-    def __init__(self, book: Book, commits: Commits) -> None:
+    def __init__(self, book: Book, commits: Commits, audit: Audit) -> None:
         self.book = book
         self.commits = commits
+        self.overdue = Overdue(book, commits, audit)
         self._following: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -168,19 +171,7 @@ class Changes:
 
     async def _take_back(self, pve: Pve, sent: Sent) -> None:
         await asyncio.sleep(self.commits.seconds)
-        if not self.commits.taken_back(sent.id):
-            return
-        call = Call(
-            pve.call.principal, TAKEN_BACK, {}, license=Unplanned(), undoes=sent.id, automatic=True
-        )
-        change = self.book.get(sent.id)
-        log.warning("change %s was not confirmed: %s", sent.id, change.undo)
-        try:
-            for request in change.recipe.requests:
-                await pve.of(call).request(request.verb, request.path, request.params)
-            self.book.undone(change, call)
-        except Fault as fault:
-            log.error("change %s could not be taken back: %s", sent.id, fault)  # noqa: TRY400
+        await self.overdue.take_back(sent.id, lambda _: pve)
 
     async def _forget(self, sent: Sent) -> None:
         with contextlib.suppress(Fault):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pvemcp.access.fresh import Fresh
@@ -30,6 +30,7 @@ _KINDS = tuple(
         (r"\w+ /nodes/\{node\}/certificates/.*", "certificate"),
     )
 )
+_COLUMNS = "change, kind, applied, until, by_helper, state"
 _FIREWALL = ("cluster-firewall", "host-firewall")
 _HOW_FAR = {"sdn": ": this node and the cluster's settings, other nodes if they can be reached"}
 _OTHER_FILE = (
@@ -49,7 +50,7 @@ class Commit:
     until: float
     by_helper: bool
     state: str
-    """waiting, confirmed, or reverted."""
+    """waiting, confirmed, reverted, or failed: it could not be taken back."""
 
 
 def kind_of(intent: Intent) -> str:
@@ -135,8 +136,11 @@ class Commits:
     def applied(self, change: str) -> None:
         """Note that the change is made: what confirms it must have connected after this."""
         Fresh.require()
+        now = self._now()
         sql = "UPDATE commits SET applied = ? WHERE change = ? AND state = 'waiting'"
-        self._store.write(sql, (self._now(), change))
+        self._store.write(sql, (now, change))
+        sql = "UPDATE commits SET until = ? WHERE change = ? AND NOT by_helper"
+        self._store.write(sql, (now + self.seconds, change))
 
     async def drop(self, change: str) -> None:
         """Forget the way back of a change that was refused."""
@@ -170,17 +174,37 @@ class Commits:
         """Note that a change is taken back; False when it was confirmed first."""
         return self._set(change, "reverted")
 
+    def stands(self, change: str) -> None:
+        """Note that the helper has let a change stand."""
+        self._set(change, "confirmed")
+
+    def failed(self, change: str) -> None:
+        """Note that a change that was to be taken back could not be."""
+        self._store.write("UPDATE commits SET state = 'failed' WHERE change = ?", (change,))
+
+    def overdue(self, grace: float) -> list[Commit]:
+        """Return those that still wait so many seconds after their time."""
+        rows = self._store.rows(
+            f"SELECT {_COLUMNS} FROM commits WHERE state = 'waiting' AND until < ?",  # noqa: S608
+            (self._now() - grace,),
+        )
+        return [_commit(row) for row in rows]
+
+    async def became(self, change: str) -> str:
+        """Ask the helper what became of a change: waiting, reverted, or gone. Raises a Fault."""
+        return (await self._ask("commit-state", {"change": change})).strip()
+
     def get(self, change: str) -> Commit:
         """Return one of them. Raises Missing."""
         rows = self._store.rows(
-            "SELECT change, kind, applied, until, by_helper, state FROM commits WHERE change = ?",
+            f"SELECT {_COLUMNS} FROM commits WHERE change = ?",  # noqa: S608 - constants
             (change,),
         )
         if not rows:
             raise Missing(f"{change[:40]} needs no confirmation")
-        id_, kind, applied, until, by_helper, state = rows[0]
-        late = state == "waiting" and by_helper and self._now() > until
-        return Commit(id_, kind, applied, until, bool(by_helper), "reverted" if late else state)
+        found = _commit(rows[0])
+        late = found.state == "waiting" and found.by_helper and self._now() > found.until
+        return replace(found, state="reverted") if late else found
 
     def waiting(self, changes: list[str]) -> list[Commit]:
         """Return those of the given changes that wait."""
@@ -197,8 +221,13 @@ class Commits:
         sql = "UPDATE commits SET state = ? WHERE change = ? AND state = 'waiting'"
         return self._store.write(sql, (state, change)) > 0
 
-    async def _ask(self, operation: str, params: dict[str, Any]) -> None:
-        """Have the helper run one of its operations. Raises Unavailable when it does not."""
+    async def _ask(self, operation: str, params: dict[str, Any]) -> str:
+        """Have the helper run an operation; return what it wrote. Raises Unavailable, Denied."""
         request = {"do": "operation", "name": operation, "params": params, "timeout": 30}
         link = await self._executor.open({**request, "owner": "pvemcp", "call": "commit"})
-        await output_of(link, operation)
+        return await output_of(link, operation)
+
+
+def _commit(row: tuple[Any, ...]) -> Commit:
+    change, kind, applied, until, by_helper, state = row
+    return Commit(change, kind, applied, until, bool(by_helper), state)
