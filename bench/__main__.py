@@ -8,11 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import calls, commands, crowd, lists, process_costs, profiling
+from bench import calls, commands, crowd, lists, process_costs, profiling, safety
 from bench.processes import FakePve, fake_pve, product, yardstick
 from bench.report import Report
 
-PARTS = ("calls", "crowd", "lists", "tools", "start", "memory", "commands")
+PARTS = ("calls", "safety", "crowd", "lists", "tools", "start", "memory", "commands")
 
 
 async def _measure(parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]) -> int:
@@ -22,6 +22,8 @@ async def _measure(parts: list[str], folder: Path, pves: tuple[FakePve, FakePve]
         await process_costs.start(report, folder, pves[0])
     if {"calls", "crowd", "lists", "tools"} & set(parts):
         await _at_work(report, parts, folder, pves)
+    if "safety" in parts:
+        await safety.run(report, folder, pves)
     if "memory" in parts:
         await process_costs.memory(report, folder, pves)
     if "commands" in parts:

@@ -75,13 +75,15 @@ async def _case(
     pves: tuple[FakePve, FakePve],
 ) -> None:
     for server, client in (ours, bare):
-        await _round(server, client, case, 0)
+        await one_round(server, client, case, 0)
     for pve in pves:
         pve.set_up(guests=GUESTS)
     rounds = []
     for number in range(ROUNDS):
         pair = (ours, bare) if number % 2 else (bare, ours)
-        costs = {server.name: await _round(server, client, case, number) for server, client in pair}
+        costs = {
+            server.name: await one_round(server, client, case, number) for server, client in pair
+        }
         rounds.append((costs[ours[0].name], costs[bare[0].name]))
     for name, pick in (("p50", _p50), ("server CPU", _cpu)):
         figures = [(pick(a), pick(b)) for a, b in rounds]
@@ -115,11 +117,14 @@ def _requests(report: Report, case: Case, pves: tuple[FakePve, FakePve]) -> None
     )  # fmt: skip
 
 
-async def _round(server: Server, client: Client, case: Case, number: int) -> Cost:
+async def one_round(
+    server: Server, client: Client, case: Case, number: int, calls: int = CALLS
+) -> Cost:
+    """Make the calls of one round, and return what one cost."""
     cpu = server.cpu()
-    first = number * CALLS
+    first = number * calls
     taken = [
         (await client.call(case.tool, **case.arguments(n))).seconds
-        for n in range(first, first + CALLS)
+        for n in range(first, first + calls)
     ]
-    return Cost(median(taken) * 1000, (server.cpu() - cpu) / CALLS * 1000)
+    return Cost(median(taken) * 1000, (server.cpu() - cpu) / calls * 1000)

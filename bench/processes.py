@@ -125,22 +125,39 @@ def pvemcp(env: dict[str, str], *arguments: str) -> str:
 
 @asynccontextmanager
 async def product(
-    folder: Path, pve: FakePve, *, profile: Path | None = None
+    folder: Path, pve: FakePve, *, profile: Path | None = None, **more: str
 ) -> AsyncIterator[Server]:
     """Run `pvemcp serve` with a grant; its state stays in `folder` for the next start.
 
-    With `profile` it runs under cProfile, which writes that file when the service ends.
+    With `profile` it runs under cProfile, which writes that file when the service ends. `more` is
+    added to its environment.
     """
+    env = environment(folder, pve.url, _free_port(), **more)
+    secret = _granted(env, folder)
+    command = [*_PVEMCP, "serve"]
+    if profile is not None:
+        command[1:1] = ["-m", "cProfile", "-o", str(profile)]
+    async with _server("pvemcp", command, env, secret, folder) as server:
+        yield server
+
+
+@asynccontextmanager
+async def unguarded(folder: Path, pve: FakePve) -> AsyncIterator[Server]:
+    """Run the product without policy, audit and journal."""
     env = environment(folder, pve.url, _free_port())
+    secret = _granted(env, folder)
+    command = [sys.executable, "-m", "bench.unguarded"]
+    async with _server("unguarded", command, env, secret, folder) as server:
+        yield server
+
+
+def _granted(env: dict[str, str], folder: Path) -> str:
+    """Return the secret of the grant, which is made at the first start."""
     kept = folder / "bench-secret"
     if not kept.exists():
         printed = pvemcp(env, "grant", "create", "bench", "--ceiling", "destroy")
         kept.write_text(_SECRET.findall(printed)[0])
-    command = [*_PVEMCP, "serve"]
-    if profile is not None:
-        command[1:1] = ["-m", "cProfile", "-o", str(profile)]
-    async with _server("pvemcp", command, env, kept.read_text(), folder) as server:
-        yield server
+    return kept.read_text()
 
 
 @asynccontextmanager

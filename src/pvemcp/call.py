@@ -268,6 +268,8 @@ class Call:
     stands in the way."""
     undoes: str = ""
     """The change that it takes back."""
+    row: int = 0
+    """Number of its row in the audit; 0: it has none yet."""
     outcome: str = "open"
     """`open`, `ok`, `cancelled` or the code of a Fault."""
     error: str = ""

@@ -120,6 +120,8 @@ class Chain:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._key = load_key(store.path.parent)
+        self._newest: tuple[int, bytes] = (0, b"")
+        """Number and MAC of the newest record, as far as this process knows."""
 
     def call(self, kind: str, number: int, row: Sequence[Any]) -> None:
         """Append what a row of `calls` is now: `kind` is OPENED or CLOSED."""
@@ -196,18 +198,37 @@ class Chain:
         return hmac.digest(self._key, f"base {number} {mac.hex()} {through}".encode(), "sha256")
 
     def _append(self, kind: str, call: int | None, body: str) -> None:
+        if self._follow(*self._newest, kind, call, body):
+            return
         rows = self.store.rows("SELECT number, mac FROM chain ORDER BY number DESC LIMIT 1")
-        number, before = rows[0] if rows else self.base()[:2]
+        if rows:  # another process, or a change that was not committed
+            self._newest = rows[0]
+            self._follow(*self._newest, kind, call, body)
+            return
+        number, before, _ = self.base()
         if not number and kind != START:
             self._append(START, None, self._beginning(call))
-            return self._append(kind, call, body)
+            self._append(kind, call, body)
+            return
+        self._insert("VALUES (?, ?, ?, ?, ?, ?)", number, before, kind, call, body)
+
+    def _follow(self, number: int, before: bytes, kind: str, call: int | None, body: str) -> bool:
+        """Append after a record, if that one is there and the newest."""
+        after = "SELECT ?, ?, ?, ?, ?, ? FROM chain WHERE number = ? AND mac = ?"
+        return number > 0 and self._insert(after, number, before, kind, call, body)
+
+    def _insert(
+        self, what: str, number: int, before: bytes, kind: str, call: int | None, body: str
+    ) -> bool:
         moment = time.time()
         mac = self.mac(before, number + 1, kind, moment, call, body)
-        self.store.write(
-            "INSERT INTO chain (number, kind, time, call, body, mac) VALUES (?, ?, ?, ?, ?, ?)",
-            (number + 1, kind, moment, call, body, mac),
-        )
-        return None
+        row = (number + 1, kind, moment, call, body, mac)
+        known = (number, before) if "WHERE" in what else ()
+        sql = f"INSERT OR IGNORE INTO chain (number, kind, time, call, body, mac) {what}"
+        if not self.store.write(sql, (*row, *known)):
+            return False
+        self._newest = (number + 1, mac)
+        return True
 
     def _beginning(self, call: int | None) -> str:
         """Say which calls were there before the chain: all but the one that begins it."""
@@ -238,6 +259,7 @@ def row_digest(row: Sequence[Any]) -> str:
     return hashlib.sha256(canonical(list(row)).encode()).hexdigest()
 
 
-def canonical(value: Any) -> str:
-    """Write a value in the one way that is digested."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str
+).encode
+"""Writes a value in the one way that is digested."""

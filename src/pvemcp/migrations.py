@@ -190,5 +190,8 @@ MIGRATIONS = (
         since REAL NOT NULL            -- of the problem
     ) STRICT;
     """,
+    """
+    DROP INDEX calls_client;           -- every call paid for it, and nothing asked by it
+    """,
 )
 """Each brings the schema from the version of its index to the next. Append only."""

@@ -64,6 +64,8 @@ class Elevations:
 
     def ceiling(self, who: Principal) -> Effect:
         """Return a caller's ceiling now."""
+        if who.ceiling is Effect.DESTROY:
+            return who.ceiling
         rows = self._store.rows(
             "SELECT effect FROM elevations WHERE grant_id = ? AND until > ?",
             (who.owner, self._now()),

@@ -1,7 +1,7 @@
 """Freezes: a person, or the service itself, has stopped changes; of one client or of all.
 
 They stand in the database, so that the command line, the approval page and a restart agree. Every
-step looks there: it takes microseconds, and counts at once.
+step looks there, but for reads a moment after another one of the same call.
 
 Each belongs to the node on which it was made. Other nodes of the cluster send theirs (see
 peers/spread.py); a freeze that holds is any of them.
@@ -22,6 +22,8 @@ from pvemcp.store import Store
 MODES = ("read-only", "all")
 """What still goes through: reads, or nothing at all."""
 EVERYONE = ""
+MOMENT = 0.01
+"""Seconds in which the reads of one call do with one look."""
 HERE = ""
 """The origin of a freeze that was made on this node."""
 
@@ -73,6 +75,8 @@ class Freezes:
         self._now = now
         self._version: tuple[int, int] | None = None
         self._kept: list[Freeze] = []
+        self._looked = ("", float("-inf"))
+        """For which call, and when."""
 
     def all(self) -> list[Freeze]:
         """Return every freeze that holds, that of everyone first. Read anew after any write."""
@@ -159,10 +163,7 @@ class Freezes:
 
     def of(self, client: str) -> Freeze | None:
         """Return the strictest freeze that holds for a client."""
-        if not (held := self.all()):
-            return None
-        found = [each for each in held if each.client in (EVERYONE, client)]
-        return max(found, key=lambda each: MODES.index(each.mode), default=None)
+        return _strictest(self.all(), client)
 
     def stops(self, client: str, effect: Effect) -> str:
         """Say why something of a client with this effect may not go on; "" when it may."""
@@ -171,8 +172,12 @@ class Freezes:
 
     def check(self, call: Call, effect: Effect) -> None:
         """Raise Denied when a freeze is in the way of a step with this effect."""
+        for_call, at = self._looked
+        if effect is Effect.READ and for_call == call.id and time.monotonic() - at < MOMENT:
+            return
         found = self._stopping(call.principal.name, effect)
         if found is None:
+            self._looked = (call.id, time.monotonic())
             return
         raise Denied(
             f"{found}. This step was not done.",
@@ -220,6 +225,11 @@ class Freezes:
             hint=f"Run pvemcp thaw{option} on {nodes}. If that node cannot be reached any more: "
             f"pvemcp thaw{option} --here.",
         )
+
+
+def _strictest(held: Sequence[Freeze], client: str) -> Freeze | None:
+    found = [each for each in held if each.client in (EVERYONE, client)] if held else []
+    return max(found, key=lambda each: MODES.index(each.mode), default=None)
 
 
 def _named(found: Sequence[Freeze], shared: dict[str, str]) -> list[Freeze]:

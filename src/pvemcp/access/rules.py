@@ -112,13 +112,16 @@ def denies_read(
     Of a guest whose `marks` are None, a rule that denies by tag or pool fits, one that allows does
     not.
     """
-    guest, node = _GUEST.match(path), _NODE.match(path)
     for rule in rules:
-        fits = (
+        if not (
             _any(rule.tool, call.tool)
             and _any(rule.client, call.principal.name)
             and _any(rule.path, path)
-            and (not rule.node or (node is not None and node[1].lower() in rule.node))
+        ):
+            continue
+        guest, node = _GUEST.match(path), _NODE.match(path)
+        fits = (
+            (not rule.node or (node is not None and node[1].lower() in rule.node))
             and (not rule.vmid or (guest is not None and int(guest[1]) in rule.vmid))
             and (not rule.profile or _profile("RUN", path) in rule.profile)
             and (

@@ -172,6 +172,8 @@ def _event(event: Event) -> str:
 
 def _refuse_unknown(client: str, store: Store) -> None:
     """Say that a name is wrong; a revoked grant still has its calls, a new one has none yet."""
+    if store.rows("SELECT 1 FROM calls WHERE client = ? LIMIT 1", (client,)):
+        return
     called = {str(name) for (name,) in store.rows("SELECT DISTINCT client FROM calls")}
     known = called | {grant.name for grant in Grants(store).list()}
     if client not in known:
