@@ -13,8 +13,9 @@ demo: .venv/.runtime
 deb: .venv/.runtime
 	@$(BIN)/python packaging/deb/build.py $(ARGS)
 
+# On all cores: make test ARGS="-n 0 tests/unit" runs some in one process.
 test: .venv/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # On Debian machines that it boots with systemd-nspawn, and with a VM and a container: needs root,
 # and says what else is missing. The three parts are independent: make -j3 -O test-host.
