@@ -21,6 +21,7 @@ from pvemcp.host.ssh import Ssh
 from pvemcp.host.transcript import Unmasked
 from pvemcp.running import executor
 from pvemcp.settings import Settings
+from tests.scenarios.unboxed import EXEC
 from tests.unit.stand_in_helper import node, serving
 
 ELSEWHERE = "https://pve1.example.org:8006"
@@ -140,3 +141,21 @@ async def test_the_node_is_known_before_pve_is_asked_about_it() -> None:
     with pytest.raises(Unavailable, match="no answer"):
         await unknown.run({"do": "run"}, effect=Effect.READ, label="host/shell")
     assert asked == ["pve1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("[operations.commit-state]", "[operations.kept]"), ("cluster-firewall|", "")],
+)
+async def test_an_own_older_exec_file_is_told(tmp_path: Path, old: str, new: str) -> None:
+    own = tmp_path / "exec.toml"
+    text = EXEC.read_text("utf-8")
+    async with serving(tmp_path / "helper.sock"):
+        own.write_text(text)
+        assert not (await check_commands(settings(tmp_path, exec_file=own))).repair
+        assert old in text
+        own.write_text(text.replace(old, new))
+        check = await check_commands(settings(tmp_path, exec_file=own))
+    assert check.ok
+    assert "commit-" in check.message
+    assert "Take these operations over from" in check.repair

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tomllib
+from pathlib import Path
 
+from pvemcp import host
 from pvemcp.errors import Fault
 from pvemcp.health.check import Check, bad, good, warning
 from pvemcp.host.ended import Ended, ended_of
@@ -16,6 +19,9 @@ from pvemcp.settings import Settings
 NAME = "commands"
 SECONDS = 20
 TRUE = {"do": "run", "profile": "read", "shell": "true", "timeout": 10, "owner": "doctor"}
+PACKAGED = Path(host.__file__).with_name("exec.toml")
+NEEDED = ("commit-begin", "commit-confirm", "commit-state", "root-run")
+"""Operations of the service's own, which nobody has a reason to change."""
 REPAIR = "On the host: journalctl -u pvemcp-helper, and see exec.toml."
 
 
@@ -41,7 +47,27 @@ async def check_commands(settings: Settings) -> Check:
     if not ended.ok:
         return bad(NAME, f"`true` did not run on {chosen.place}: {ended.note}", REPAIR)
     ms = (time.perf_counter() - started) * 1000
+    if strange := await _strange(settings):
+        return warning(
+            NAME,
+            f"exec.toml of {chosen.place} has no, or another, {', '.join(strange)} than this version: "
+            "changes that can lock people out, or commands as root, are refused",
+            f"Take these operations over from {PACKAGED}, then: systemctl restart pvemcp-helper",
+        )
     return good(NAME, f"run on {chosen.place}: `true` took {ms:.0f} ms")
+
+
+async def _strange(settings: Settings) -> list[str]:
+    """Return the operations that this version needs as it brings them, and that are others."""
+    chosen = executor(settings)
+    try:
+        there = tomllib.loads(await chosen.allowed()).get("operations", {})
+    except (Fault, ValueError):
+        return []  # whoever runs commands says so itself
+    finally:
+        await chosen.close()
+    ours = tomllib.loads(PACKAGED.read_text("utf-8"))["operations"]
+    return [name for name in NEEDED if there.get(name) != ours[name]]
 
 
 async def _try(chosen: Executor) -> Ended:
