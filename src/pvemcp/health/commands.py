@@ -50,8 +50,8 @@ async def check_commands(settings: Settings) -> Check:
     if strange := await _strange(settings):
         return warning(
             NAME,
-            f"exec.toml of {chosen.place} has no, or another, {', '.join(strange)} than this version: "
-            "changes that can lock people out, or commands as root, are refused",
+            f"exec.toml of {chosen.place} has no, or another, {', '.join(strange)} than this "
+            "version: changes that can lock people out, or commands as root, are refused",
             f"Take these operations over from {PACKAGED}, then: systemctl restart pvemcp-helper",
         )
     return good(NAME, f"run on {chosen.place}: `true` took {ms:.0f} ms")

@@ -46,8 +46,12 @@ async def change_list(
     ended = {c.id: await changes.completed(pve, c) for c in running}
     rows = [_row(ended.get(change.id, change)) for change in listed]
     page = Page(rows, len(rows) + more, "")
-    head = f"the newest {len(rows)} changes" if more else f"{len(rows)} changes"
+    head = f"the newest {len(rows)} changes" if more else _counted(len(rows))
     return write(page, COLUMNS, format=format, head=head, notes=[])
+
+
+def _counted(number: int) -> str:
+    return f"{number} change{'s' * (number != 1)}"
 
 
 async def _whose(pve: Pve) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pvemcp.access.rules import tags_in
 from pvemcp.call import Intent, Target
+from pvemcp.journal.undoable import BACK
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.looking import Seen, gaps, line, look
@@ -30,13 +31,6 @@ _POWER = {
     "suspend": "suspends {}",
     "resume": "resumes {}",
     "start": "starts {}",
-}
-_BACK = {
-    "start": "shutdown it again",
-    "resume": "suspend it again",
-    "suspend": "resume it",
-    "shutdown": "start it again",
-    "stop": "start it again; what was not written to disk is lost",
 }
 
 
@@ -250,7 +244,6 @@ async def power(pve: Pve, intent: Intent) -> Preview:
         _POWER.get(action, action + " {}").format(guest.label),
         facts=tuple(facts),
         lost=("what the guest has not written to its disks",) if hard else (),
-        undo=_BACK.get(action, ""),
     )
 
 
@@ -264,7 +257,6 @@ async def reconfigure(pve: Pve, intent: Intent) -> Preview:
     if waits := [str(row["key"]) for row in seen.rows("pending") if _waits(row)]:
         facts.append(("waits for a restart already", line(", ".join(waits))))
     secret = any(change.old == "[redacted]" for change in changes)
-    undo = "" if lost else "set the former values again"
     return about(
         intent,
         guest,
@@ -273,7 +265,7 @@ async def reconfigure(pve: Pve, intent: Intent) -> Preview:
         changes=tuple(changes),
         facts=tuple(facts),
         lost=tuple(lost),
-        undo=f"{undo}, but for secrets" if undo and secret else undo,
+        undo=f"{BACK}, but for secrets" if secret and not lost else "",
         confirm=str(guest.vmid) if any("deleted" in text for text in lost) else "",
     )
 
