@@ -70,12 +70,20 @@ class Command:
             self.stdin = -1
 
     def signal(self, number: int) -> None:
-        """Signal the process group; on a terminal, the one in the foreground."""
+        """Signal the process group; on a terminal, the one in the foreground.
+
+        A command that has only just been forked has neither yet, and is signalled itself: group 0
+        would be our own.
+        """
         group = self.pid
-        with contextlib.suppress(OSError, ProcessLookupError):
-            if self.tty:
-                group = os.tcgetpgrp(self.stdin)
+        if self.tty:
+            with contextlib.suppress(OSError):
+                group = os.tcgetpgrp(self.stdin) or self.pid
+        try:
             os.killpg(group, number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, number)
 
     def resize(self, size: Mapping[str, Any]) -> None:
         """Tell the terminal its size."""
