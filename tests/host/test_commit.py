@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.host.machine import Machine
 from tests.host.served import Served
-from tests.host.test_helper import ask, refusal
+from tests.host.test_helper import ask, output, refusal
 from tests.host.waiting import until
 
 FILE = "/etc/network/interfaces"
@@ -76,3 +76,22 @@ def test_nobody_chooses_another_file(host: Served) -> None:
     for kind in ("/etc/shadow", "service; reboot", "../x"):
         asked = operation("commit-begin", change=CHANGE, seconds=30, kind=kind)
         assert "what is changed" in refusal(ask(host, asked)[0])
+
+
+def test_what_waited_when_the_host_went_down_is_taken_back_at_boot(host: Served) -> None:
+    """The shared machine is not booted anew: what was begun is made to look as of another boot."""
+    machine = host.machine
+    write(machine, "auto lo\niface lo inet loopback\n")
+    begin(host, 300)
+    write(machine, "broken\n")
+    start = ["systemctl", "start", "pvemcp-commits.service"]
+    machine.run(start)
+    assert machine.run(["cat", FILE]).stdout == "broken\n"
+    about = f"/var/lib/pvemcp-helper/commits/{CHANGE}/about.json"
+    machine.run(["sed", "-i", 's/"boot": "[^"]*"/"boot": "another"/', about])
+    machine.run(start, check=False)  # this Debian has no ifreload
+    assert "loopback" in machine.run(["cat", FILE]).stdout
+    became = ask(host, operation("commit-state", change=CHANGE))[0]
+    assert output(became) == "reverted\n"
+    machine.run(["systemctl", "reset-failed", "pvemcp-commits.service"], check=False)
+    machine.run(["systemctl", "stop", f"pvemcp-commit-{CHANGE}.timer"], check=False)
