@@ -119,11 +119,10 @@ def test_all_that_stdio_reads_from_the_environment_is_passed_on() -> None:
         "page",
         "page_url",
     }
-    kinds = tuple(
-        (
-            "tls_ audit_ changes_ backup_ session call concurrent_ request result_ alert_ metrics_"
-        ).split()
-    )
+    kinds = (
+        "tls_", "audit_", "recordings_", "changes_", "backup_", "session", "call", "concurrent_",
+        "request", "result_", "alert_", "metrics_",
+    )  # fmt: skip
     known = {
         item.env
         for item in Settings.describe()

@@ -189,8 +189,8 @@ ANYWHERE = [
     "trap Q EXIT",
     "( @ )",
     "{ @; }",
-    "echo $(@)",
-    'echo "$(@)"',
+    "echo $( @ )",
+    'echo "$( @ )"',
     "cat <(@)",
     "ls | @",
     "@ & ls",
@@ -198,12 +198,12 @@ ANYWHERE = [
     "alias f=Q; f",
     "for i in 1 2; do @; done",
     "case a in a) @;; esac",
-    "cat <<E\n$(@)\nE",
+    "cat <<E\n$( @ )\nE",
     "bash <<'E'\n@\nE",
     "@ > /dev/null 2>&1",
     "@ # ls",
 ]
-"""What may stand around any text: `@`, or quoted `Q`."""
+"""What may stand around any text: `@`, or quoted `Q`. With spaces: `$((` begins arithmetic."""
 
 
 def around(template: str, text: str) -> str:
