@@ -92,8 +92,13 @@ class Recording:
             self.seal(end=why or "ended")
         except Fault as fault:
             log.error("the end of %s is not in the audit: %s", self.name, fault)  # noqa: TRY400
-        os.close(self._file)
-        self._file = None
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop writing; nothing is sealed."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def _event(self, code: str, data: str) -> None:
         self._line([round(time.monotonic() - self._began, 6), code, data])
@@ -154,8 +159,14 @@ class Recordings:
         """
         with suppress(OSError):  # what is in the way shows when the file is made
             self.folder.mkdir(mode=0o700, exist_ok=True)
-        tell(STARTED, {"recording": name, **about})
-        return Recording(self.path(name), about, tell, mask)
+        made = Recording(self.path(name), about, tell, mask)
+        try:
+            tell(STARTED, {"recording": name, **about})
+        except BaseException:
+            made.abandon()
+            self._delete(name)
+            raise
+        return made
 
     def path(self, name: str) -> Path:
         """Return where a recording lies."""

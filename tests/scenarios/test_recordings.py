@@ -139,6 +139,7 @@ async def test_no_shell_opens_that_cannot_be_recorded() -> None:
         executor = s.rig.executor
         assert isinstance(executor, Unboxed)
         await until(lambda: all(p.returncode is not None for p in executor.running))
+        assert list(Recordings(s.rig.store).problems()) == []
 
 
 async def test_a_shell_ends_when_its_recording_is_full(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pvemcp.audit import Audit
-from pvemcp.errors import Misconfigured
+from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.recordings import Recording, Recordings
 from pvemcp.settings.policy import rules
 from pvemcp.store import Store
@@ -146,3 +146,12 @@ def test_the_command_line_lists_prints_and_verifies(tmp_path: Path) -> None:
 def test_a_rule_that_records_takes_conditions_of_shells_alone(key: str) -> None:
     with pytest.raises(Misconfigured, match=f"records shells, and has the key '{key}'"):
         rules("policy", [{"name": "r", "verdict": "record", key: ["read"]}])
+
+
+def test_a_recording_that_the_audit_cannot_know_is_none(store: Store) -> None:
+    def full(_kind: str, _about: object) -> None:
+        raise Unavailable("no room")
+
+    with pytest.raises(Unavailable, match="no room"):
+        Recordings(store).start("a", ABOUT, full, str)
+    assert list(Recordings(store).folder.iterdir()) == []
