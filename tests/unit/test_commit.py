@@ -21,19 +21,25 @@ class Place:
     root: Path
     ran: list[list[str]] = field(default_factory=list)
     code: int = 0
-    boot: str = "this"
+    timers: set[str] = field(default_factory=set)
     waited: list[float] = field(default_factory=list)
 
     def pause(self, seconds: float) -> None:
         self.waited.append(seconds)
 
     def run(self, argv: Sequence[str]) -> int:
+        match list(argv):
+            case ["systemctl", "--quiet", "is-active", timer]:
+                return 0 if timer in self.timers else 3
+            case ["systemd-run", *options]:
+                unit = next(word for word in options if word.startswith("--unit="))
+                self.timers.add(unit.removeprefix("--unit=") + ".timer")
         self.ran.append(list(argv))
         return self.code
 
     @property
     def host(self) -> Host:
-        return Host(self.run, self.root, self.root / "commits", "pve1", self.pause, self.boot)
+        return Host(self.run, self.root, self.root / "commits", "pve1", self.pause)
 
     def do(self, *arguments: str) -> int:
         return main(arguments, self.host)
@@ -227,9 +233,8 @@ def test_only_files_that_are_listed_are_ever_written() -> None:
 
 def test_a_reboot_takes_back_what_waited_and_leaves_what_waits_now(place: Place) -> None:
     file, firewall = place.file(INTERFACES, "good"), place.file("etc/pve/firewall/cluster.fw", "on")
-    place.boot = "before"
     place.do("begin", "ch-0123456789", "60", "network")
-    place.boot = "this"
+    place.timers.clear()
     place.do("begin", "ch-9876543210", "60", "cluster-firewall")
     file.write_text("bad")
     firewall.write_text("off")

@@ -3,7 +3,7 @@
 `commit.py begin ID SECONDS KIND` keeps the files that such a change touches and has systemd call
 `commit.py revert ID` when the time is over; `commit.py confirm ID` stops that. The timer is
 systemd's own: it needs neither the service nor the helper. A reboot loses it, so
-`commit.py boot` takes back what waited before. Standard library only.
+`commit.py boot` takes back what waits without a timer. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FOLDER = Path("/var/lib/pvemcp-helper/commits")
 OPEN, ENDED = 0, 3
 """Exit codes: done; it is over, or somebody else's turn."""
@@ -87,8 +86,6 @@ class Host:
     folder: Path = FOLDER
     node: str = ""
     pause: Callable[[float], None] = time.sleep
-    boot: str = ""
-    """Which boot of the host this is."""
 
     def path(self, name: str) -> Path:
         """Return the place of a file on this host."""
@@ -134,12 +131,11 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
             files.append({"name": name, "kept": True, "mode": path.stat().st_mode & 0o777})
         else:
             files.append({"name": name, "kept": False})
-    until = time.time() + seconds
-    about = {"kind": kind, "files": files, "until": until, "boot": host.boot}
+    about = {"kind": kind, "files": files, "until": time.time() + seconds}
     (making / "about.json").write_text(json.dumps(about))
     making.rename(host.folder / id_)
     timer = (
-        "systemd-run", "--quiet", "--collect", f"--unit=pvemcp-commit-{id_}",
+        "systemd-run", "--quiet", "--collect", f"--unit={_unit(id_)}",
         f"--on-active={seconds}s", "--timer-property=AccuracySec=100ms",
         "/usr/bin/python3", "-I", "-S", str(Path(__file__).resolve()), "revert", id_,
     )  # fmt: skip
@@ -158,7 +154,7 @@ def confirm(host: Host, id_: str) -> int:
     except FileNotFoundError:
         sys.stderr.write("it was reverted, or confirmed already\n")
         return ENDED
-    host.run(("systemctl", "stop", f"pvemcp-commit-{id_}.timer"))
+    host.run(("systemctl", "stop", f"{_unit(id_)}.timer"))
     shutil.rmtree(gone)
     return OPEN
 
@@ -227,8 +223,9 @@ def _put_back(path: Path, kept: Path, file: dict[str, Any]) -> None:
 
 def boot(host: Host) -> int:
     """Take back what waited when the host went down: its timers are gone."""
-    waiting = _waiting(host) if host.folder.is_dir() else []
-    late = [place.name for place in waiting if _about(place).get("boot") != host.boot]
+    waiting = [place.name for place in _waiting(host)] if host.folder.is_dir() else []
+    active = ("systemctl", "--quiet", "is-active")
+    late = [id_ for id_ in waiting if host.run((*active, f"{_unit(id_)}.timer"))]
     return max((revert(host, id_) for id_ in late), default=OPEN)
 
 
@@ -238,6 +235,10 @@ def state(host: Host, id_: str) -> int:
     found = "reverted" if (host.folder / f"{id_}.reverted").exists() else found
     sys.stdout.write(f"{found}\n")
     return OPEN
+
+
+def _unit(id_: str) -> str:
+    return f"pvemcp-commit-{id_}"
 
 
 def _waiting(host: Host) -> list[Path]:
@@ -258,8 +259,7 @@ def _forget(host: Host) -> None:
 def main(arguments: Sequence[str], host: Host | None = None) -> int:
     """Do what the arguments say."""
     if host is None:
-        node = socket.gethostname().partition(".")[0]
-        host = Host(started, node=node, boot=BOOT_ID.read_text("ascii").strip())
+        host = Host(started, node=socket.gethostname().partition(".")[0])
     match arguments:
         case ["begin", id_, seconds, kind] if kind in KINDS:
             return begin(host, id_, int(seconds), kind)
