@@ -266,6 +266,8 @@ class Call:
     automatic: bool = False
     """The service itself takes a change back that nobody has confirmed: no freeze and no ceiling
     stands in the way."""
+    whole: str = ""
+    """How what it writes is taken back as one change. Empty: every write is a change of its own."""
     undoes: str = ""
     """The change that it takes back."""
     row: int = 0

@@ -24,7 +24,9 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        said = " ".join(f"{name}={_short(value)}" for name, value in self.params.items())
+        hidden = "content" if "file" in self.params else ""  # it may hold what is secret
+        shown = ((name, value) for name, value in self.params.items() if name != hidden)
+        said = " ".join(f"{name}={_short(value)}" for name, value in shown)
         return f"{self.verb} {self.path} {said}".rstrip()
 
 

@@ -57,7 +57,21 @@ class Changes:
     @contextlib.asynccontextmanager
     async def watch(self, pve: Pve, intent: Intent) -> AsyncIterator[Callable[[Answer], None]]:
         """Journal one write: `PveClient.watch`. Raises Unavailable when it cannot be journaled."""
-        sent = await self._begin(pve, intent)
+        if pve.call.whole:
+            yield lambda _: None
+            return
+        subject = subject_of(
+            await pve.description(), intent.verb, intent.template, intent.params, path=intent.path
+        )
+        async with self.around(pve, intent, subject) as told:
+            yield told
+
+    @contextlib.asynccontextmanager
+    async def around(
+        self, pve: Pve, intent: Intent, subject: Subject
+    ) -> AsyncIterator[Callable[[Answer], None]]:
+        """Journal what is done to a subject in the block as one change. See `watch`."""
+        sent = await self._begin(pve, intent, subject)
         answers: list[Answer] = []
         try:
             if sent.commit:
@@ -82,12 +96,8 @@ class Changes:
         else:
             await self._complete(pve, sent, "done", "")
 
-    async def _begin(self, pve: Pve, intent: Intent) -> Sent:
+    async def _begin(self, pve: Pve, intent: Intent, subject: Subject) -> Sent:
         await self._settle(pve, [s for s in _under_way(pve) if s.intent.scope == intent.scope])
-        description = await pve.description()
-        subject = subject_of(
-            description, intent.verb, intent.template, intent.params, path=intent.path
-        )
         before = await _read(pve, subject)
         commit = self.commits.kind(pve.call, intent)
         safety = _safety(pve, self.book, intent)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pvemcp.call import Effect, Intent, planned
-from pvemcp.errors import Conflict, NotPlanned, Unavailable
-from pvemcp.journal.change import DIGEST, Change, Request, State, compared, told
+from pvemcp.errors import Conflict, Fault, NotPlanned, Unavailable
+from pvemcp.host.runner import Host
+from pvemcp.journal.change import DIGEST, Change, Recipe, Request, State, compared, told
 from pvemcp.journal.changes import Changes, subject_of_change
 from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import run_task
@@ -19,6 +20,7 @@ from pvemcp.tools.render import json_within_budget, moment, within_budget
 from pvemcp.tools.rows import Page, write
 from pvemcp.tools.tasks import Wait, moment_since
 from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.written import WRITE, put_back, state_now
 
 COLUMNS = ("id", "time", "tool", "what", "outcome", "undo")
 LOOKED_AT = 20
@@ -72,19 +74,24 @@ def _row(change: Change) -> dict[str, Any]:
 
 
 @tool()
-async def change_show(pve: Pve, changes: Changes, change: str, format: Format = "text") -> str:
+async def change_show(
+    pve: Pve, host: Host, changes: Changes, change: str, format: Format = "text"
+) -> str:
     """Show a change: before and after, how it is undone, what has moved since."""
     found = await changes.completed(pve, await _own(pve, changes, change))
-    now = await _now(pve, found) if found.after is not None else None
-    moved = compared(found.after, now, found.recipe.keys) if found.after is not None else []
+    moved = await _moved(pve, host, found) if found.after is not None else []
     if format == "json":
         shown = {
             **_row(found),
             "call": found.call,
             "parameters": dict(found.shown),
-            "before": found.before,
-            "after": found.after,
-            "undo": found.recipe.as_json(),
+            "before": _shown(found.before),
+            "after": _shown(found.after),
+            "undo": {
+                "requests": list(map(str, found.recipe.requests)),
+                "lost": found.recipe.lost,
+                "why_not": found.recipe.why_not,
+            },
             "moved": moved,
         }
         return json_within_budget(shown, rest="")
@@ -104,26 +111,40 @@ async def _own(pve: Pve, changes: Changes, id_: str) -> Change:
     return changes.book.get(id_, grant=await _whose(pve))
 
 
-async def _now(pve: Pve, change: Change) -> State:
+def _shown(state: State | None) -> State | None:
+    return state and {name: each for name, each in state.items() if not name.startswith("_")}
+
+
+async def _moved(pve: Pve, host: Host, change: Change) -> list[str]:
+    try:
+        now = await _now(pve, host, change)
+    except Fault as fault:
+        return [f"its state cannot be read: {fault.message}"]
+    return compared(change.after, now, change.recipe.keys)
+
+
+async def _now(pve: Pve, host: Host, change: Change) -> State:
+    if change.verb == WRITE:
+        return await state_now(pve, host, change)
     return await (await subject_of_change(pve, change)).read(pve)
 
 
 @tool(effect=Effect.CHANGE, reach=Effect.DESTROY)
-async def change_undo(pve: Pve, changes: Changes, change: str, wait: Wait = 120) -> str:
+async def change_undo(pve: Pve, host: Host, changes: Changes, change: str, wait: Wait = 120) -> str:
     """Take one of your changes back, unless its target has moved on since."""
     found = await changes.completed(pve, await _own(pve, changes, change))
     _refuse(found)
-    now = await _now(pve, found)
+    now = await _now(pve, host, found)
     if moved := compared(found.after, now, found.recipe.keys):
         raise Conflict(
             f"{found.target} has moved on since {found.id}; nothing was done:\n" + "\n".join(moved),
             hint="Undo the later changes first (change_list), or change it by hand.",
         )
     pve.call.undoes = found.id
-    first, *rest = found.recipe.requests
-    await _send(pve, await _guarded(pve, first, now), wait=wait)
-    for request in rest:
-        await _send(pve, request, wait=wait)
+    if found.verb == WRITE:
+        await put_back(pve, host, changes, found.recipe.requests[0])
+    else:
+        await _sent(pve, found.recipe, now, wait=wait)
     if pve.call.planning is None:
         changes.book.undone(found, pve.call)
     lost = "".join(f"\nnot brought back: {line}" for line in found.recipe.lost)
@@ -140,6 +161,13 @@ def _refuse(change: Change) -> None:
         raise Conflict(f"{change.id} is still under way: {change.upid}", hint="Wait for its task.")
     if change.recipe.why_not:
         raise Conflict(f"{change.id} cannot be undone: {change.recipe.why_not}")
+
+
+async def _sent(pve: Pve, recipe: Recipe, now: State, *, wait: float) -> None:
+    first, *rest = recipe.requests
+    await _send(pve, await _guarded(pve, first, now), wait=wait)
+    for request in rest:
+        await _send(pve, request, wait=wait)
 
 
 async def _guarded(pve: Pve, request: Request, now: State) -> Request:

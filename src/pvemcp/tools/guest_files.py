@@ -13,6 +13,7 @@ from pydantic import Field
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid, Rejected
 from pvemcp.host.runner import Host
+from pvemcp.journal.changes import Changes
 from pvemcp.pve.client import Pve
 from pvemcp.redaction import MASK
 from pvemcp.tools.agent import Vm
@@ -26,10 +27,9 @@ from pvemcp.tools.transfer import (
     Written,
     from_container,
     from_vm,
-    into_container,
-    into_vm,
 )
 from pvemcp.tools.untrusted import quoted
+from pvemcp.tools.written import written
 
 Encoding = Literal["text", "base64"]
 PAGE, MOST = 24_000, 72_000
@@ -122,6 +122,7 @@ def _check(path: str) -> None:
 async def guest_file_write(
     pve: Pve,
     host: Host,
+    changes: Changes,
     guest: GuestName,
     path: str,
     content: str,
@@ -135,13 +136,8 @@ async def guest_file_write(
         raise Invalid(f"path={path[-200:]!r} names a folder", hint="Name a file in it.")
     new = New(path, _decoded(content, encoding), mode, append)
     found = await running(pve, guest)
-    if found.type == "lxc":
-        container = Container(pve, await host.at(found.node), found)
-        await container.require(WRITING)
-        written = await into_container(container, new)
-    else:
-        written = await into_vm(Vm(pve, host, found, raw=True), new)
-    return f"{_told(new, written)} in {found} (sha256 {new.sha256}{_checked(written)})"
+    ended = await written(pve, host, changes, found, new)
+    return f"{_told(new, ended)} in {found} (sha256 {new.sha256}{_checked(ended)})"
 
 
 def _told(new: New, written: Written) -> str:

@@ -61,6 +61,9 @@ else
 fi
 stat -c %s "$t"; echo "$s"
 """
+_REMOVE = """
+[ ! -e "$t" ] || [ -f "$t" ] || exit 25; rm -f "$t" || exit 23
+"""
 _KILL = """
 m=PVEMCP_; m=${m}CALL=%(call)s; q=%(pid)d; r=%(rounds)d
 [ -r /proc/self/environ ] || { kill -TERM $q; sleep 1; kill -KILL $q; exit 1; }
@@ -145,6 +148,11 @@ def write(
 def drop(path: str, *, call: str) -> list[str]:
     """Return the command that removes what `write` has left beside a file; `kill` spares it."""
     return marked(f"f={shlex.quote(path)}; c={call}{_PLACE}", f"{call}-drop")
+
+
+def remove(path: str, *, call: str) -> list[str]:
+    """Return the command that removes a file."""
+    return marked(f"f={shlex.quote(path)}; c={call}{_PLACE}{_REMOVE}", call)
 
 
 def kill(call: str, pid: int = 0, *, rounds: int = 0) -> list[str]:

@@ -64,7 +64,7 @@ async def from_vm(vm: Vm, path: str, offset: int, limit: int) -> Part:
     """Read by PVE's own method; what it cannot give, by a command, if the grant may run one."""
     why = "has characters that PVE cannot send"
     if path.isascii():
-        found = await _by_method(vm, path, offset, limit)
+        found = await by_method(vm, path, offset, limit)
         if found is not None:
             return found
         why = "is larger than PVE reads"
@@ -79,7 +79,7 @@ async def from_vm(vm: Vm, path: str, offset: int, limit: int) -> Part:
     return _part(ended, path, offset, limit)
 
 
-async def _by_method(vm: Vm, path: str, offset: int, limit: int) -> Part | None:
+async def by_method(vm: Vm, path: str, offset: int, limit: int) -> Part | None:
     """Read by PVE's own method; None for what lies beyond its reach."""
     url = f"{vm.path}/file-read"
     if await _is_paged(vm):
@@ -146,7 +146,7 @@ async def into_vm(vm: Vm, new: New) -> Written:
 
 async def _read_back(vm: Vm, new: New) -> Written:
     try:
-        part = await _by_method(vm, new.path, 0, len(new.data) + 1)
+        part = await by_method(vm, new.path, 0, len(new.data) + 1)
     except Fault:  # perhaps the token may write files and not read them
         return Written(checked=False)
     if part is None:
@@ -175,6 +175,18 @@ async def _in_pieces(vm: Vm, new: New, speaks: ModuleType) -> Written:
 async def _quietly(work: Awaitable[object]) -> None:
     with contextlib.suppress(Fault):
         await work
+
+
+async def remove(vm: Vm | Container, path: str) -> None:
+    """Remove a file in a guest."""
+    call = vm.pve.call.id
+    if isinstance(vm, Vm):
+        speaks = await vm.speaks()
+        ended = await vm.run(speaks.remove(path, call=call), timeout=SECONDS, speaks=speaks)
+    else:
+        argv = posix.remove(path, call=call)
+        ended = await vm.run(argv, timeout=SECONDS, effect=Effect.DESTROY, raw=True)
+    _raise_for(ended, _WRITING, path)
 
 
 async def into_container(container: Container, new: New) -> Written:

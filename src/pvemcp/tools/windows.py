@@ -86,6 +86,12 @@ def drop(path: str, *, call: str) -> list[str]:
     return _encoded(f"{_names(path, call)};{gone}")
 
 
+def remove(path: str, *, call: str) -> list[str]:  # noqa: ARG001 - as posix
+    """Return the command that removes a file."""
+    gone = "try{Remove-Item -Force -LiteralPath $f -ErrorAction Stop}catch{exit 23}"
+    return _encoded(f"$f={_quoted(path)};{gone}")
+
+
 def kill(call: str, pid: int = 0, *, rounds: int = 0) -> list[str]:  # noqa: ARG001 - as posix
     """Return the command that ends a process and what it started; Windows knows no markers."""
     return ["taskkill.exe", "/F", "/T", "/PID", str(pid)]

@@ -53,7 +53,8 @@ async def preview(pve: Pve, intent: Intent) -> Preview:
     maker = next((maker for pattern, maker in _BY_METHOD if pattern.fullmatch(method)), plain)
     try:
         made = await maker(pve, intent)
-        undo = made.undo or promise(intent.verb, intent.template, intent.params).text
+        said = promise(intent.verb, intent.template, intent.params).text
+        undo = pve.call.whole or made.undo or said
         made = replace(made, undo=undo)
     except Fault as fault:
         found = await plain(pve, intent)
