@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from pvemcp.journal.book import Book
+from pvemcp.journal.change import Change
+from pvemcp.tools.written import WRITE
 from tests.scenarios.rig import Caller, Rig, ToolFault, rig, unmarked
 from tests.scenarios.test_guests import a_guest
 from tests.scenarios.unboxed import Unboxed
@@ -201,6 +204,27 @@ async def test_a_file_of_text_is_written_replaced_and_appended_with_its_mode(
         await g.call("guest_file_write", path=path, content="end", append=True)
         digest = hashlib.sha256((f"{UNICODE}\n" * 10_000 + "end").encode()).hexdigest()
         assert digest in await g.run(f'sha256sum "{path}"; rm "{path}"')
+
+
+def standing(book: Book) -> list[Change]:
+    """Return the files that were written and not taken back, newest first."""
+    mine = [change for change in book.list() if change.verb == WRITE]
+    return [change for change in mine if not change.undone_by and not change.undoes]
+
+
+async def test_files_get_their_former_content_again_and_new_ones_go(
+    guest: tuple[str, object],
+) -> None:
+    async with real(guest) as g:
+        path, look = "/tmp/settings", "cat /tmp/settings 2>&1"
+        book = Book(g.rig.store)
+        for content in ("first\n", "second\n", "x" * 60_000):
+            await g.call("guest_file_write", path=path, content=content)
+        for told in ("second", "first"):
+            await g.client.call("change_undo", change=standing(book)[0].id)
+            assert await g.run(look) == told
+        await g.client.call("change_undo", change=standing(book)[0].id)
+        assert "No such file" in await g.run(f"{look}; true")
 
 
 async def test_what_is_no_file_is_said_to_be_none(guest: tuple[str, object]) -> None:
