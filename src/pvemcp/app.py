@@ -250,7 +250,9 @@ def serve(settings: Settings) -> int:
         grants = Grants(store)
         shared_clients(settings, store, grants).look()
         default = default_token(settings, grants.list())
-        require_safe_listen(settings, has_grants=bool(grants.list()))
+        require_safe_listen(settings)
+        if not grants.list():
+            logger.warning("no client can log in yet: pvemcp client add NAME makes one")
         pve = pve_client(settings)
         app = compose(
             settings, store=store, grants=grants, pve=pve, default=default, journal=sys.stderr,

@@ -124,8 +124,8 @@ def serve(machine: Machine) -> Served:
         "pve_token_secret_file": f"{_ETC}/token",
     }
     served = Served(machine, certificate.decode(), settings)
-    served.grant("first", ceiling="read")  # it does not listen beyond loopback for nobody
-    served.restart()
+    served.restart()  # it starts without any client, and takes those that come
+    served.grant("first", ceiling="read")
     return served
 
 

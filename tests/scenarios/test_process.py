@@ -248,7 +248,6 @@ async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Pat
         assert process.returncode == 2
         text = said.decode()
         assert "PVEMCP_TLS_CERT" in text
-        assert "grant create" in text
         assert "Traceback" not in text
 
 
@@ -313,7 +312,7 @@ async def test_serve_warns_of_a_certificate_that_clients_will_refuse(tmp_path: P
             env |= {"PVEMCP_TLS_CERT": str(cert), "PVEMCP_TLS_KEY": str(key)}
             async with served(env) as service:
                 assert await service.end(signal.SIGTERM) == 0
-            assert ("WARNING" in service.said) == bool(warned)
+            assert ("the certificate" in service.said) == bool(warned)
             assert warned in service.said
 
 

@@ -195,7 +195,6 @@ def test_serve_takes_the_listening_address_from_its_option(pvemcp: Commands) -> 
     token = {"PVEMCP_PVE_TOKEN_ID": "a@pve!b", "PVEMCP_PVE_TOKEN_SECRET": "s"}
     refused = pvemcp("serve", "--listen", "0.0.0.0:1", answer=2, **token)
     assert "tls_cert" in refused.stderr
-    assert "grant create" in refused.stderr
 
 
 def recorded(state: Path) -> None:

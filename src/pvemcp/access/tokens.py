@@ -13,9 +13,11 @@ from pvemcp.settings import Settings, require_token
 def default_token(settings: Settings, grants: Sequence[Grant]) -> ApiToken | None:
     """Return the configured token; None when the grants bring their own.
 
-    Raises Misconfigured when there is no token at all.
+    A service beyond loopback waits for grants that will. Raises Misconfigured when there is no
+    token at all.
     """
-    if not settings.pve_token_id and any(grant.token for grant in grants):
+    waits = not grants and not settings.loopback_only
+    if not settings.pve_token_id and (waits or any(grant.token for grant in grants)):
         return None
     return ApiToken(*require_token(settings))
 

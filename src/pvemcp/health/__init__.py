@@ -30,7 +30,7 @@ async def checks(settings: Settings) -> list[Check]:
         *state,
         *check_policy(settings, grants),
         *check_certificate(settings),
-        *await check_listen(settings, grants),
+        *await check_listen(settings),
         *await check_pve(settings, grants),
         await check_commands(settings),
         *await check_cluster(settings),

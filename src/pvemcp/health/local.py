@@ -120,12 +120,10 @@ def check_certificate(settings: Settings) -> Iterator[Check]:
         yield warning(name, f"{settings.tls_cert} does not tell how long it is valid", repair)
 
 
-async def check_listen(settings: Settings, grants: list[Grant]) -> list[Check]:
+async def check_listen(settings: Settings) -> list[Check]:
     """Judge whether the listening address is safe, and free or ours."""
-    now = time.time()
     try:
-        valid = [grant for grant in grants if not grant.has_expired(now)]
-        require_safe_listen(settings, bool(valid))
+        require_safe_listen(settings)
     except Fault as fault:
         return [bad("listen", fault.message, fault.hint)]
     host, port = settings.address

@@ -89,24 +89,14 @@ def read_files(settings: Settings) -> str:
     return read_secret("pve_token_secret_file", settings.pve_token_secret_file)
 
 
-def require_safe_listen(settings: Settings, has_grants: bool) -> None:  # noqa: FBT001 - a fact
-    """Refuse to listen beyond loopback without TLS, or without anybody who may log in.
-
-    Raises Misconfigured saying what to set.
-    """
-    if settings.loopback_only:
-        return
-    missing = []
-    if not settings.tls_cert:
-        missing.append("set tls_cert and tls_key (PVEMCP_TLS_CERT, PVEMCP_TLS_KEY)")
-    if not has_grants:
-        missing.append("make a grant (pvemcp grant create NAME --ceiling read)")
-    if missing:
+def require_safe_listen(settings: Settings) -> None:
+    """Refuse to listen beyond loopback without TLS. Raises Misconfigured saying what to set."""
+    if not settings.loopback_only and not settings.tls_cert:
         raise wrong(
             "listen",
-            f"{settings.listen} is reachable from other machines, which needs TLS and "
-            "authentication.",
-            f"To repair: {' and '.join(missing)}. Or listen on 127.0.0.1:8080.",
+            f"{settings.listen} is reachable from other machines, which needs TLS.",
+            "Set tls_cert and tls_key (PVEMCP_TLS_CERT, PVEMCP_TLS_KEY), or listen on "
+            "127.0.0.1:8080.",
         )
 
 
