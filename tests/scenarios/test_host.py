@@ -265,7 +265,8 @@ async def said(client: Caller, shell: str, what: str) -> None:
 async def test_a_shell_is_interrupted_resized_and_ended() -> None:
     async with rig() as r, r.client() as client:
         name = (await client.call("shell_open")).split()[0]
-        await client.call("shell_send", shell=name, text="echo be''gun; sleep 600")
+        # A program that has the terminal says so: until then, ctrl-c may reach nobody.
+        await client.call("shell_send", shell=name, text="sh -c \"echo be''gun; exec sleep 600\"")
         await said(client, name, "\nbegun")
         await client.call("shell_send", shell=name, key="ctrl-c")
         await said(client, name, "^C")
