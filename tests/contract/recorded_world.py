@@ -127,7 +127,18 @@ def _rest(world: World) -> None:
     world.ha["vm:105"] = HaResource("vm:105", comment="ha")
     accept = {"type": "in", "action": "ACCEPT", "enable": 1}
     drop = {"type": "in", "action": "DROP", "source": "+mgmt", "enable": 0, "comment": "test rule"}
+    world.ha_rules["r1"] = {"type": "node-affinity", "nodes": "pve1", "resources": "vm:105"}
+    named = world.firewall_names["cluster"]
+    named.aliases["dmz"] = {"name": "dmz", "cidr": "10.0.0.0/24", "ipversion": 4}
+    named.sets["mgmt"] = {}
+    named.groups["websrv"] = "web servers"
+    for guest in ("100", "200"):
+        own = world.firewall_names[guest]
+        own.aliases["al1"] = {"name": "al1", "cidr": "10.0.0.1", "ipversion": 4}
+        own.sets["is1"] = {"10.0.0.2": {"cidr": "10.0.0.2"}}
+    world.firewall_options["100"] = {"enable": 1, "policy_in": "DROP"}
     world.firewall = {
+        "group websrv": [{**accept, "proto": "tcp", "dport": "80,443"}],
         "cluster": [drop],
         "pve1": [{**accept, "enable": 0}],
         "100": [{**accept, "proto": "tcp", "dport": "22"}],

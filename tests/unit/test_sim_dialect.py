@@ -86,7 +86,8 @@ async def test_every_read_answers_or_refuses_in_words() -> None:
         "roleid": "PVEAuditor", "groupid": "g", "realm": "pve", "pos": "0", "id": "nightly",
         "iface": "vmbr0", "upid": "UPID:pve1:00000001:00000001:6B03D6EA:qmstart:100:root@pam:",
         "volume": "local:iso/debian-13.1.0-amd64-netinst.iso", "zone": "lab", "vnet": "vnet1",
-        "subnet": "lab-10.9.0.0-24", "controller": "bgp1", "ipam": "pve",
+        "subnet": "lab-10.9.0.0-24", "controller": "bgp1", "ipam": "pve", "rule": "near",
+        "name": "office", "group": "web", "cidr": "10.0.0.0/8",
     }  # fmt: skip
     extra = {"timeframe": "hour", "feature": "snapshot", "pid": "1"}
     for entry in ENDPOINTS:

@@ -254,6 +254,8 @@ async def _recipe(pve: Pve, sent: Sent, after: State | None) -> Recipe:
         return never("no way back was found")
     if recipe.keys or recipe.why_not:
         return recipe
+    if not sent.before:
+        return recipe  # whatever was made since is part of it
     changed = {*sent.before, *after}
     return replace(recipe, keys=tuple(n for n in changed if sent.before.get(n) != after.get(n)))
 

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pvemcp.journal.change import DIGEST, Recipe, Request, State, never
+from pvemcp.journal.change import DIGEST, Recipe, Request, State, differences, never
 from pvemcp.journal.subject import Facts, Subject, absent_or
 from pvemcp.pve.client import Pve
 
 _RULES = re.compile(r"(?P<list>.*/firewall/rules|/cluster/firewall/groups/\{group\})(?:/\{pos\})?")
 _SETS = re.compile(r"(?P<all>.*/firewall/(?:ipset|groups))(?:/\{(?:name|group)\})?")
+_ENTRIES = re.compile(r"(?P<set>.*/firewall/ipset/\{name\})(?:/\{cidr\})?")
 _POOL = re.compile(r"/pools(?:/\{poolid\})?")
 
 
@@ -20,6 +21,9 @@ def list_subject(verb: str, template: str, params: Mapping[str, Any]) -> Subject
     rules = _RULES.fullmatch(template)
     if rules and not (verb == "DELETE" and template.endswith("/{group}")):
         return _rules(rules["list"], params)
+    entries = _ENTRIES.fullmatch(template)
+    if entries and (template != entries["set"] or verb == "POST"):
+        return _members_of(entries["set"], params)
     sets = _SETS.fullmatch(template)
     if sets and (verb == "DELETE" or template == sets["all"]):
         return _set(sets["all"], params)
@@ -95,7 +99,7 @@ def _set(template: str, params: Mapping[str, Any]) -> Subject:
     """A security group or an address set: its comment, and what is in it."""
     kind = template.rpartition("/")[2]
     key = "group" if kind == "groups" else "name"
-    named = str(params.get(key, ""))
+    named = str(params.get(key, "")).lower()  # so PVE keeps it
     values = _placed(template, params)
 
     async def read(pve: Pve) -> State:
@@ -114,10 +118,37 @@ def _set(template: str, params: Mapping[str, Any]) -> Subject:
     return Subject(f"firewall {kind}", named, read, set_undo)
 
 
+def _members_of(template: str, params: Mapping[str, Any]) -> Subject:
+    """The entries of an address set, by CIDR."""
+    values = _placed(template, params)
+
+    async def read(pve: Pve) -> State:
+        rows = await pve.get(template, **values) or []
+        return {str(r["cidr"]): {k: v for k, v in r.items() if k != DIGEST} for r in rows}
+
+    return Subject("firewall ipset", str(params["name"]), read, _members_undo)
+
+
+def _members_undo(facts: Facts) -> Recipe:
+    old, new = facts.before, facts.after
+    path = "".join(facts.path.partition(f"/ipset/{facts.text('name')}")[:2])
+    changed = differences(old, new)
+    requests = [Request("DELETE", f"{path}/{cidr}") for cidr in changed if cidr not in old]
+    requests += [Request("POST", path, old[cidr]) for cidr in changed if cidr not in new]
+    both = [cidr for cidr in changed if cidr in old and cidr in new]
+    requests += [
+        Request("PUT", f"{path}/{cidr}", {k: v for k, v in old[cidr].items() if k != "cidr"})
+        for cidr in both
+    ]
+    if not requests:
+        return never("nothing has changed")
+    return Recipe(tuple(requests), keys=tuple(changed))
+
+
 def set_undo(facts: Facts) -> Recipe:
     """Take the making, renaming or removal of a group or an address set back."""
     key = "group" if "/groups" in facts.template else "name"
-    name, other = facts.text(key), facts.text("rename")
+    name, other = facts.text(key).lower(), facts.text("rename")
     all_ = facts.path if facts.verb == "POST" else facts.path.rpartition("/")[0]
     if facts.verb == "POST" and other:
         was = facts.before.get(other, {})

@@ -24,8 +24,12 @@ _COVERED = re.compile(
     r"|/nodes/\{node\}/storage/\{storage\}/content/\{volume\}"
     r"|/nodes/\{node\}/(?:qemu|lxc)/\{vmid\}/snapshot/\{snapname\}/config"
 )
-_VOLUME = "/nodes/{node}/storage/{storage}/content/{volume}"
+_LASTING = frozenset(
+    ("/nodes/{node}/storage/{storage}/content/{volume}", "/cluster/replication/{id}")
+)
+"""What is deleted there takes data with it."""
 _LAST = re.compile(r"/\{(\w+)\}$")
+_PLACED = re.compile(r"\{(\w+)\}")
 _CONTROL = frozenset((DIGEST, "lock-token"))
 """Parameters that are no settings."""
 _SECRET = re.compile(r"passw|secret|token|(?:^|[-_])key(?:s|ring)?$|credential")
@@ -45,7 +49,7 @@ def plain_subject(
         return _made(description, template, params)
     if description.method("GET", template) is None:
         return None
-    if verb == "DELETE" and (template == _VOLUME or _parent(description, template) is None):
+    if verb == "DELETE" and (template in _LASTING or _parent(description, template) is None):
         return None
 
     async def read(pve: Pve) -> State:
@@ -96,23 +100,34 @@ def written_back(facts: Facts) -> Recipe:
     known = {p.name: p for p in method.parameters}
     changed = [n for n in differences(facts.before, facts.after) if n in known]
     lost = hidden(facts, method)
-    setting = {n: facts.before[n] for n in changed if n in facts.before}
+    # Without `delete` a method may write the whole anew, as that of a firewall alias does.
+    whole = () if "delete" in known else known.keys() - set(_PLACED.findall(facts.template))
+    setting = {n: facts.before[n] for n in (*changed, *whole) if n in facts.before}
     gone = [n for n in changed if n not in facts.before]
     if "delete" in known and gone:
         setting["delete"] = ",".join(gone)
     elif gone:
         lost += tuple(f"{n} cannot be unset" for n in gone if n not in _UNSET)
         setting |= {n: _UNSET[n] for n in gone if n in _UNSET}
-    if not setting:
+    if not setting or not changed:
         return never("; ".join(lost) or "nothing has changed")
     setting |= _required(method, facts)
-    request = Request(facts.verb, facts.path, setting)
+    request = Request(facts.verb, _path(facts), setting)
     return Recipe((request,), lost, keys=tuple(changed))
+
+
+def _path(facts: Facts) -> str:
+    """Return the path with the name as it was spelt: that of a firewall alias is set anew."""
+    name = _LAST.findall(facts.template)
+    spelt = str(facts.before.get(name[0], "")) if name else ""
+    if spelt and spelt.lower() == facts.text(name[0]).lower():
+        return f"{facts.path.rpartition('/')[0]}/{spelt}"
+    return facts.path
 
 
 def _required(method: Method, facts: Facts) -> State:
     names = [p.name for p in method.parameters if not p.optional]
-    placed = set(re.findall(r"\{(\w+)\}", facts.template))
+    placed = set(_PLACED.findall(facts.template))
     return {n: facts.before[n] for n in names if n in facts.before and n not in placed}
 
 
@@ -135,7 +150,7 @@ def _renamed_back(facts: Facts, new: str) -> Recipe:
     name = _LAST.findall(facts.template)
     if not name:
         return never("it was renamed in a way that is not known here")
-    old = facts.text(name[0])
+    old = str(facts.before.get(name[0]) or facts.text(name[0]))
     path = f"{facts.path.rpartition('/')[0]}/{new}"
     back = {n: v for n, v in facts.before.items() if n in ("cidr", "comment")}
     return Recipe((Request("PUT", path, {**back, "rename": old}),))
@@ -162,11 +177,11 @@ def _remade(facts: Facts) -> Recipe:
         return never("it is not gone, or was not there")
     name = _LAST.findall(facts.template)[0]
     accepted = {p.name for p in parent.parameters} - _CONTROL
-    placed = set(re.findall(r"\{(\w+)\}", parent.path))
+    placed = set(_PLACED.findall(parent.path))
     kept = {n: v for n, v in facts.before.items() if n in accepted - placed}
     lost = [f"{n}: PVE does not show it" for n, v in kept.items() if _MASKED.fullmatch(str(v))]
     kept = {n: v for n, v in kept.items() if not _MASKED.fullmatch(str(v))}
-    kept[name] = facts.params[name]
+    kept.setdefault(name, facts.params[name])
     secret = sorted(n for n in accepted - set(kept) if _SECRET.search(n.lower()))
     if secret:
         lost.append(f"PVE shows no secrets ({', '.join(secret)}), if there were any")

@@ -76,14 +76,28 @@ async def absent_or(pve: Pve, path: str, **params: Any) -> Any:
 
 
 def flat(found: Any) -> State:
-    """Return PVE's answer as a state; lists of names whose order means nothing are sorted."""
+    """Return PVE's answer as a state, with values as they are written.
+
+    Lists of names whose order means nothing are sorted. What PVE shows as an object, such as
+    `prune-backups` of a backup job, it takes as a property string.
+    """
     if not isinstance(found, Mapping):
         return {}
     return {
-        key: ",".join(sorted(str(value).split(","))) if key in _SETS else value
+        key: _written(key, value)
         for key, value in found.items()
-        if value is not None
+        if value is not None and key not in MOVING
     }
 
 
-_SETS = frozenset(("content", "nodes", "exitnodes"))
+def _written(key: str, value: Any) -> Any:
+    if key in _SETS:
+        return ",".join(sorted(str(value).split(",")))
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={value[name]}" for name in sorted(value))
+    return value
+
+
+MOVING = frozenset(("order", "errors", "next-run"))
+"""What PVE shows beside the settings, and changes by itself: the place of an HA rule, …"""
+_SETS = frozenset(("content", "nodes", "exitnodes", "resources"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pvemcp.journal.guests import guest_subject
+from pvemcp.journal.ha import ha_subject
 from pvemcp.journal.lists import list_subject
 from pvemcp.journal.networks import network_subject
 from pvemcp.journal.plain import plain_subject
@@ -25,6 +26,7 @@ def subject_of(
         guest_subject(verb, template, params)
         or list_subject(verb, template, params)
         or network_subject(verb, template, params)
+        or ha_subject(verb, template, params)
         or plain_subject(description, verb, template, params)
     )
     if found is not None:

@@ -45,6 +45,10 @@ class Reply:
     content_type: str = JSON_TYPE
 
 
+_REST = frozenset(("volume", "cidr"))
+"""Last placeholders whose value may hold slashes."""
+
+
 @dataclass(slots=True)
 class _Branch:
     below: dict[str, _Branch] = field(default_factory=dict)
@@ -53,7 +57,7 @@ class _Branch:
 
 
 class Router:
-    """The tree of paths. A placeholder `{volume}` takes the rest of the path."""
+    """The tree of paths. A placeholder `{volume}` or `{cidr}` takes the rest of the path."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._root = _Branch()
@@ -80,8 +84,8 @@ class Router:
             if (dynamic := branch.below.get("{}")) is None:
                 return None
             branch = dynamic
-            if branch.placeholder == "volume":
-                values["volume"] = "/".join(parts[n:])
+            if branch.placeholder in _REST:
+                values[branch.placeholder] = "/".join(parts[n:])
                 break
             values[branch.placeholder] = part
         endpoint = branch.verbs.get(verb)

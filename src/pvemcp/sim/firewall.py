@@ -12,6 +12,7 @@ from pvemcp.sim.declare import (
     Ask,
     Endpoint,
     Handler,
+    Permissions,
     choice,
     endpoint,
     flag,
@@ -29,7 +30,7 @@ from pvemcp.sim.world import GuestType, World
 CLUSTER = "cluster"
 _NODE = "/nodes/{node}"
 _PORTS = ("dport", "sport")
-_CONTROL = frozenset({"node", "pos", "digest", "delete", "moveto"})
+_CONTROL = frozenset({"node", "vmid", "group", "pos", "digest", "delete", "moveto"})
 
 
 def _digest(world: World, key: str) -> str:
@@ -139,7 +140,7 @@ def _set_options(ask: Ask, key: str) -> None:
 
 
 def _of(work: Any, level: GuestType | str) -> Handler:
-    """Return the handler for the cluster's, a node's or a guest's own."""
+    """Return the handler for the cluster's, a node's, a guest's or a group's own."""
 
     def handle(ask: Ask) -> Any:
         match level:
@@ -147,6 +148,11 @@ def _of(work: Any, level: GuestType | str) -> Handler:
                 return work(ask, str(the_guest(ask, level).vmid))
             case "node":
                 return work(ask, ask.node)
+            case "group":
+                name = ask.args["group"]
+                if name not in ask.world.firewall_names[CLUSTER].groups:
+                    raise failed(f"no such security group '{name}'")
+                return work(ask, f"group {name}")
             case _:
                 return work(ask, CLUSTER)
 
@@ -210,38 +216,63 @@ _NODE_OPTIONS = (
 )  # fmt: skip
 
 
-def _host_level(path: str, level: str, acl: str, options: tuple[Parameter, ...]) -> list[Endpoint]:
-    audit, modify = perm(acl, "Sys.Audit"), perm(acl, "Sys.Modify")
-    rule = f"{path}/rules/{{pos}}"
+_GUEST_OPTIONS = (
+    *(flag(name, "Whether it is on.", default=usual) for name, usual in
+      (("enable", 0), ("dhcp", 0), ("ipfilter", None), ("macfilter", 1), ("ndp", 1),
+       ("radv", None))),
+    *(choice(name, "Level of the log.", _LEVELS) for name in ("log_level_in", "log_level_out")),
+    *(choice(name, "What else passes.", _POLICIES) for name in ("policy_in", "policy_out")),
+)  # fmt: skip
+_GROUP = text("group", "The group.", optional=False, min_length=2, max_length=18,
+              pattern=r"[A-Za-z][A-Za-z0-9\-\_]+")  # fmt: skip
+
+
+def _all_options(
+    path: str, level: str, audit: Permissions, modify: Permissions, known: tuple[Parameter, ...]
+) -> list[Endpoint]:
     return [
         endpoint("GET", f"{path}/options", _of(_options, level), about="Firewall settings.",
                  permissions=audit, returns="object"),
         endpoint("PUT", f"{path}/options", _of(_set_options, level), about="Change settings.",
-                 permissions=modify, protected=True, parameters=(*options, _DIGEST, _GONE)),
-        endpoint("GET", f"{path}/rules", _of(_rules, level), about="Firewall rules.",
-                 permissions=audit, returns=index("pos", "type", "action")),
-        endpoint("POST", f"{path}/rules", _of(_create, level), about="Add a rule on top.",
-                 permissions=modify, protected=True, parameters=_rule_parameters(new=True)),
-        endpoint("GET", rule, _of(_rule, level), about="A firewall rule.", permissions=audit,
-                 parameters=(_POS,), returns="object"),
-        endpoint("PUT", rule, _of(_update, level), about="Change a rule.", permissions=modify,
-                 protected=True,
-                 parameters=(*_rule_parameters(new=False), _GONE,
-                             whole("moveto", "Move it before that one.", minimum=0))),
-        endpoint("DELETE", rule, _of(_delete, level), about="Remove a rule.", permissions=modify,
-                 protected=True, parameters=(_POS, _DIGEST)),
+                 permissions=modify, protected=True, parameters=(*known, _DIGEST, _GONE)),
     ]  # fmt: skip
 
 
+def _all_rules(
+    path: str, level: str, audit: Permissions, modify: Permissions, *named: Parameter
+) -> list[Endpoint]:
+    rule = f"{path}/{{pos}}"
+    return [
+        endpoint("GET", path, _of(_rules, level), about="Firewall rules.", permissions=audit,
+                 parameters=named, returns=index("pos", "type", "action")),
+        endpoint("POST", path, _of(_create, level), about="Add a rule on top.",
+                 permissions=modify, protected=True,
+                 parameters=(*named, *_rule_parameters(new=True))),
+        endpoint("GET", rule, _of(_rule, level), about="A firewall rule.", permissions=audit,
+                 parameters=(*named, _POS), returns="object"),
+        endpoint("PUT", rule, _of(_update, level), about="Change a rule.", permissions=modify,
+                 protected=True,
+                 parameters=(*named, *_rule_parameters(new=False), _GONE,
+                             whole("moveto", "Move it before that one.", minimum=0))),
+        endpoint("DELETE", rule, _of(_delete, level), about="Remove a rule.", permissions=modify,
+                 protected=True, parameters=(*named, _POS, _DIGEST)),
+    ]  # fmt: skip
+
+
+def _host_level(path: str, level: str, acl: str, options: tuple[Parameter, ...]) -> list[Endpoint]:
+    rights = perm(acl, "Sys.Audit"), perm(acl, "Sys.Modify")
+    rules = _all_rules(f"{path}/rules", level, *rights)
+    return [*_all_options(path, level, *rights, options), *rules]
+
+
 def _guest_level(type_: GuestType) -> list[Endpoint]:
-    path, audit = f"/nodes/{{node}}/{type_}/{{vmid}}/firewall", perm("/vms/{vmid}", "VM.Audit")
+    path = f"/nodes/{{node}}/{type_}/{{vmid}}/firewall"
+    rights = perm("/vms/{vmid}", "VM.Audit"), perm("/vms/{vmid}", "VM.Config.Network")
     return [
         endpoint("GET", path, listing("rules", "aliases", "ipset", "refs", "options", key="name"),
                  about="What there is.", returns=index("name"), local=True),
-        endpoint("GET", f"{path}/rules", _of(_rules, type_), about="Rules of a guest.",
-                 permissions=audit, returns=index("pos", "type", "action")),
-        endpoint("GET", f"{path}/rules/{{pos}}", _of(_rule, type_), about="A rule.",
-                 permissions=audit, parameters=(_POS,), returns="object"),
+        *_all_options(path, type_, *rights, _GUEST_OPTIONS),
+        *_all_rules(f"{path}/rules", type_, *rights),
     ]  # fmt: skip
 
 
@@ -253,4 +284,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *_host_level(f"{_NODE}/firewall", "node", _NODE, _NODE_OPTIONS),
     *_guest_level("qemu"),
     *_guest_level("lxc"),
+    *_all_rules("/cluster/firewall/groups/{group}", "group", perm("/", "Sys.Audit"),
+                perm("/", "Sys.Modify"), _GROUP),
 )  # fmt: skip

@@ -182,6 +182,18 @@ def _get(ask: Ask) -> dict[str, Any]:
     return {"used": row["size"], **shown, "path": f"{folder}/{middle}{path}"}
 
 
+def _update(ask: Ask) -> None:
+    """Write notes and protection of a backup."""
+    storage, row = _find(ask)
+    volume = next((one for one in storage.volumes if one.volid == row["volid"]), None)
+    for name in ("notes", "protected"):
+        if name in ask.args and (volume is None or volume.content != "backup"):
+            raise failed(f"attribute {name} is not supported for volume '{row['volid']}'")
+    if volume is not None:
+        volume.notes = ask.args.get("notes", volume.notes)
+        volume.protected = bool(ask.args.get("protected", volume.protected))
+
+
 def _delete(ask: Ask) -> str:
     storage, row = _find(ask)
     path = f"/storage/{storage.storage}"
@@ -268,6 +280,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                          whole("vmid", "Of one guest.", **VMID_LIMITS))),
     endpoint("GET", f"{_STORE}/content/{{volume}}", _get, about="A volume.", protected=True,
              returns="object", parameters=(_OPTIONAL_STORE,)),
+    endpoint("PUT", f"{_STORE}/content/{{volume}}", _update, about="Write notes.",
+             protected=True,
+             parameters=(_OPTIONAL_STORE, text("notes", "Notes."),
+                         flag("protected", "Whether it can be removed."))),
     endpoint("DELETE", f"{_STORE}/content/{{volume}}", _delete, about="Remove a volume.",
              protected=True, returns="string",
              parameters=(_OPTIONAL_STORE,

@@ -6,7 +6,7 @@ import hashlib
 import random
 import secrets
 import uuid
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -202,6 +202,20 @@ class HaResource:
     comment: str = ""
     max_restart: int = 1
     max_relocate: int = 1
+    failback: int = 1
+
+
+@dataclass(slots=True)
+class FirewallNames:
+    """What rules call by name: of the cluster, or of a guest. Keys are lower-case names."""
+
+    aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """The entries of address sets, by CIDR."""
+    comments: dict[str, str] = field(default_factory=dict)
+    """Of address sets."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Comments of security groups, whose rules are in `World.firewall` as `group NAME`."""
 
 
 class World:
@@ -218,6 +232,8 @@ class World:
         """Storages whose definition was removed: what is in them is still there."""
         self.pools: dict[str, Pool] = {}
         self.ha: dict[str, HaResource] = {}
+        self.ha_rules: dict[str, dict[str, Any]] = {}
+        self.replication: dict[str, dict[str, Any]] = {}
         self.access = Access()
         self.access.users[ROOT] = User(ROOT)
         self.tasks = Tasks(self.clock, progress)
@@ -227,9 +243,11 @@ class World:
         self.options: dict[str, Any] = {}
         """datacenter.cfg."""
         self.firewall: dict[str, list[dict[str, Any]]] = {}
-        """Rules by `cluster`, a node's name or a guest's id."""
+        """Rules by `cluster`, a node's name, a guest's id or `group NAME`."""
         self.firewall_options: dict[str, dict[str, Any]] = {}
-        """What was set, by `cluster` or a node's name."""
+        """What was set, by `cluster`, a node's name or a guest's id."""
+        self.firewall_names: defaultdict[str, FirewallNames] = defaultdict(FirewallNames)
+        """By `cluster` or a guest's id."""
         self.sdn: Sections = {kind: {} for kind in _SDN}
         self.sdn_running: Sections = {kind: {} for kind in _SDN}
         """What was applied of it."""

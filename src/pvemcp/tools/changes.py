@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from pvemcp.call import Effect, Intent, planned
 from pvemcp.errors import Conflict, Fault, NotPlanned, Unavailable
 from pvemcp.host.runner import Host
-from pvemcp.journal.change import DIGEST, Change, Recipe, Request, State, compared, told
+from pvemcp.journal.change import DIGEST, Change, Request, State, compared, told
 from pvemcp.journal.changes import Changes, subject_of_change
 from pvemcp.pve.client import Pve
 from pvemcp.pve.tasks import run_task
@@ -23,6 +24,7 @@ from pvemcp.tools.tool import Format, tool
 from pvemcp.tools.written import WRITE, put_back, state_now
 
 COLUMNS = ("id", "time", "tool", "what", "outcome", "undo")
+_GUEST = re.compile(r"/nodes/[^/]+/(?:qemu|lxc)/[0-9]+")
 LOOKED_AT = 20
 """Running changes whose tasks are looked at for one list."""
 
@@ -144,7 +146,7 @@ async def change_undo(pve: Pve, host: Host, changes: Changes, change: str, wait:
     if found.verb == WRITE:
         await put_back(pve, host, changes, found.recipe.requests[0])
     else:
-        await _sent(pve, found.recipe, now, wait=wait)
+        await _sent(pve, found, now, wait=wait)
     if pve.call.planning is None:
         changes.book.undone(found, pve.call)
     lost = "".join(f"\nnot brought back: {line}" for line in found.recipe.lost)
@@ -163,11 +165,17 @@ def _refuse(change: Change) -> None:
         raise Conflict(f"{change.id} cannot be undone: {change.recipe.why_not}")
 
 
-async def _sent(pve: Pve, recipe: Recipe, now: State, *, wait: float) -> None:
-    first, *rest = recipe.requests
-    await _send(pve, await _guarded(pve, first, now), wait=wait)
-    for request in rest:
+async def _sent(pve: Pve, change: Change, now: State, *, wait: float) -> None:
+    first, *rest = change.recipe.requests
+    if _guest_in(first.path) == _guest_in(change.path):
+        first = await _guarded(pve, first, now)
+    for request in (first, *rest):
         await _send(pve, request, wait=wait)
+
+
+def _guest_in(path: str) -> str:
+    found = _GUEST.match(path)
+    return found[0] if found else ""
 
 
 async def _guarded(pve: Pve, request: Request, now: State) -> Request:
