@@ -128,6 +128,9 @@ def _rest(world: World) -> None:
     accept = {"type": "in", "action": "ACCEPT", "enable": 1}
     drop = {"type": "in", "action": "DROP", "source": "+mgmt", "enable": 0, "comment": "test rule"}
     world.ha_rules["r1"] = {"type": "node-affinity", "nodes": "pve1", "resources": "vm:105"}
+    world.sections["/cluster/notifications/matchers"]["m1"] = {
+        "match-severity": ["error"], "origin": "user-created", "target": ["gf"],
+    }  # fmt: skip
     named = world.firewall_names["cluster"]
     named.aliases["dmz"] = {"name": "dmz", "cidr": "10.0.0.0/24", "ipversion": 4}
     named.sets["mgmt"] = {}

@@ -50,15 +50,22 @@ _RARE_STORES = frozenset(
     zfs-base-path
     """.split()
 )
+_RARE_OPTIONS = frozenset(
+    """
+    bwlimit consent-text crs email_from fencing ha keyboard language mac_prefix
+    migration_unsecure next-id notify replication tag-style u2f user-tag-access webauthn
+    """.split()
+)
 _FIXED_STORES = frozenset({"authsupported", "base", "iscsiprovider", "portal", "target"})
 OMITTED: Mapping[tuple[str, str], frozenset[str]] = {
+    ("PUT", "/cluster/options"): _RARE_OPTIONS,
     ("POST", "/storage"): _RARE_STORES,
     ("PUT", "/storage/{storage}"): _RARE_STORES - _FIXED_STORES,
     ("POST", "/nodes/{node}/qemu"): _RARE,
     ("PUT", "/nodes/{node}/qemu/{vmid}/config"): _RARE,
     ("POST", "/nodes/{node}/qemu/{vmid}/config"): _RARE | {"import-working-storage"},
 }
-"""Settings of VMs and storages that hardly anybody uses are not simulated."""
+"""Settings that hardly anybody uses are not simulated."""
 _CHECKED = ("type", "optional", "format", "pattern", "minimum", "maximum", "minLength",
             "maxLength", "enum", "requires")  # fmt: skip
 

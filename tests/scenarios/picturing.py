@@ -32,6 +32,7 @@ def picture(world: World) -> str:
         "replication": world.replication,
         "jobs": world.backup_jobs,
         "options": world.options,
+        "sections": {path: values for path, values in world.sections.items() if values},
         "networks": {n.name: (n.interfaces, _staged(n)) for n in world.nodes.values()},
         "sdn": (world.sdn, world.sdn_running),
     }

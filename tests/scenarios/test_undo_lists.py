@@ -122,6 +122,27 @@ DISKS: list[Write] = [
 ]  # fmt: skip
 
 
+MATCHER = "/cluster/notifications/matchers"
+SETTINGS: list[Write] = [
+    ("PUT", "/cluster/options", {"migration": "type=insecure", "registered-tags": "a;b"}),
+    ("PUT", "/cluster/options", {"migration": "network=10.0.0.0/8,type=secure", "max_workers": 3}),
+    ("PUT", "/cluster/options", {"delete": "registered-tags,migration", "console": "html5"}),
+    ("PUT", "/nodes/pve1/config", {"description": "first rack", "acmedomain0": "a.example"}),
+    ("PUT", "/nodes/pve1/config", {"delete": "acmedomain0", "ballooning-target": 70}),
+    ("PUT", "/nodes/pve1/dns", {"search": "other.example", "dns1": "192.0.2.53"}),
+    ("PUT", "/nodes/pve1/time", {"timezone": "Europe/Vienna"}),
+    ("POST", "/nodes/pve1/hosts", {"data": "127.0.0.1 localhost\n"}),
+    ("POST", MATCHER, {"name": "backups", "match-field": ["exact:type=vzdump"], "mode": "any"}),
+    ("PUT", f"{MATCHER}/backups", {"match-severity": ["error", "warning"], "comment": "bad ones"}),
+    ("PUT", f"{MATCHER}/backups", {"delete": ["comment", "match-field"], "disable": 1}),
+    ("DELETE", f"{MATCHER}/backups", {}),
+]
+
+
+async def test_settings_of_nodes_and_notifications_come_back() -> None:
+    await come_back(SETTINGS)
+
+
 REST: list[Write] = [
     ("POST", "/nodes/pve1/qemu/101/status/suspend", {}),
     ("POST", "/nodes/pve1/qemu/101/status/resume", {}),
@@ -221,10 +242,8 @@ async def test_what_somebody_else_has_changed_since_stays(
 
 
 UNSIMULATED = (
-    "/cluster/metrics", "/cluster/notifications", "/cluster/acme", "/cluster/sdn/ipams",
-    "/cluster/sdn/dns", "/cluster/options", "/cluster/mapping", "/cluster/jobs",
-    "/cluster/ha/groups", "/nodes/{node}/config", "/nodes/{node}/dns", "/nodes/{node}/time",
-    "/nodes/{node}/hosts",
+    "/cluster/metrics", "/cluster/notifications/endpoints", "/cluster/acme", "/cluster/sdn/ipams",
+    "/cluster/sdn/dns", "/cluster/mapping", "/cluster/ha/groups",
 )  # fmt: skip
 """What the simulator cannot change: their way back is found in the API description alone."""
 
@@ -250,7 +269,7 @@ async def test_every_way_back_that_a_plan_promises_is_gone_here(method: str) -> 
     async with rig() as r:
         tried = [
             *twenty(r), *NETWORKS, *STORAGES, *named(FIREWALL), *named(GUEST), *GROUPS, *JOBS,
-            *RESOURCES, *MOVES, *REPLICATION, *DISKS, *REST, *ELSEWHERE,
+            *RESOURCES, *MOVES, *REPLICATION, *DISKS, *SETTINGS, *REST, *ELSEWHERE,
         ]  # fmt: skip
     parts = re.split(r"(\{\w+\}|\*)", method)
     pattern = "".join(

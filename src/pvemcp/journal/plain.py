@@ -13,10 +13,10 @@ from pvemcp.journal.change import DIGEST, Recipe, Request, State, differences, n
 from pvemcp.journal.subject import Facts, Subject, absent_or, flat
 from pvemcp.pve.client import Pve
 from pvemcp.pve.description import Description
-from pvemcp.pve.schema import Method
+from pvemcp.pve.schema import Method, Parameter
 
 _COVERED = re.compile(
-    r"/storage.*|/pools.*|.*/firewall/.*|/cluster/(?:backup|replication|options|mapping|jobs).*"
+    r"/storage.*|/pools.*|.*/firewall/.*|/cluster/(?:backup|replication|options|mapping).*"
     r"|/cluster/ha/(?:resources|rules|groups)(?:/\{\w+\})?"
     r"|/cluster/(?:metrics|notifications|acme/plugins)/?.*"
     r"|/cluster/sdn/(?:vnets|zones|controllers|ipams|dns).*"
@@ -93,25 +93,33 @@ def _overwritten(template: str, params: Mapping[str, Any]) -> Subject:
 def written_back(facts: Facts) -> Recipe:
     """Take a change of settings back: former values are set, new ones deleted."""
     method = facts.description.method(facts.verb, facts.template)
-    if method is None or not facts.before:
+    unseen = not facts.before and _LAST.search(facts.template)  # a whole may be empty
+    if method is None or unseen:
         return never("the former values could not be seen")
     if new := facts.text("rename"):
         return _renamed_back(facts, new)
     known = {p.name: p for p in method.parameters}
-    changed = [n for n in differences(facts.before, facts.after) if n in known]
+    changed = [n for n in differences(facts.before, facts.after) if _parameter(known, n)]
     lost = hidden(facts, method)
     # Without `delete` a method may write the whole anew, as that of a firewall alias does.
-    whole = () if "delete" in known else known.keys() - set(_PLACED.findall(facts.template))
-    setting = {n: facts.before[n] for n in (*changed, *whole) if n in facts.before}
+    placed = set(_PLACED.findall(facts.template))
+    whole = () if "delete" in known else known.keys() - placed - _CONTROL
+    setting = {
+        n: _sent(_parameter(known, n), facts.before[n])
+        for n in (*changed, *whole)
+        if n in facts.before
+    }
     gone = [n for n in changed if n not in facts.before]
     if "delete" in known and gone:
-        setting["delete"] = ",".join(gone)
+        setting["delete"] = gone if known["delete"].type == "array" else ",".join(gone)
     elif gone:
         lost += tuple(f"{n} cannot be unset" for n in gone if n not in _UNSET)
         setting |= {n: _UNSET[n] for n in gone if n in _UNSET}
     if not setting or not changed:
         return never("; ".join(lost) or "nothing has changed")
     setting |= _required(method, facts)
+    if missing := _missing(method, facts, setting):
+        return never(f"PVE does not take it without {', '.join(missing)}, which was not set before")
     request = Request(facts.verb, _path(facts), setting)
     return Recipe((request,), lost, keys=tuple(changed))
 
@@ -123,6 +131,24 @@ def _path(facts: Facts) -> str:
     if spelt and spelt.lower() == facts.text(name[0]).lower():
         return f"{facts.path.rpartition('/')[0]}/{spelt}"
     return facts.path
+
+
+def _parameter(known: Mapping[str, Parameter], name: str) -> Parameter | None:
+    """Return the parameter of a setting: `acmedomain0` is one of `acmedomain[n]`."""
+    return known.get(name) or known.get(f"{name.rstrip('0123456789')}[n]")
+
+
+def _sent(parameter: Parameter | None, value: Any) -> Any:
+    """Return a value as it is written: some lists are shown taken apart."""
+    if isinstance(value, list) and parameter is not None and parameter.type == "string":
+        return ";".join(map(str, value))
+    return value
+
+
+def _missing(method: Method, facts: Facts, setting: State) -> list[str]:
+    placed = set(_PLACED.findall(facts.template))
+    names = (p.name for p in method.parameters if not p.optional and p.name not in placed)
+    return [name for name in names if name not in setting]
 
 
 def _required(method: Method, facts: Facts) -> State:

@@ -94,8 +94,12 @@ def _written(key: str, value: Any) -> Any:
     if key in _SETS:
         return ",".join(sorted(str(value).split(",")))
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={value[name]}" for name in sorted(value))
+        return ",".join(f"{name}={_part(value[name])}" for name in sorted(value))
     return value
+
+
+def _part(value: Any) -> str:
+    return ";".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 MOVING = frozenset(("order", "errors", "next-run"))

@@ -17,11 +17,13 @@ from pvemcp.sim.declare import (
     index,
     listing,
     perm,
+    text,
     whole,
 )  # fmt: skip
 from pvemcp.sim.guests import resource_row
 from pvemcp.sim.nodes import node_row
 from pvemcp.sim.refusal import rejected
+from pvemcp.sim.sections import written
 from pvemcp.sim.tasklist import finished_row, may_see
 from pvemcp.sim.usage import guest_usage, max_cpus, max_memory, storage_on, storage_used
 from pvemcp.sim.world import Pool, Storage, World
@@ -190,6 +192,22 @@ def _options(ask: Ask) -> dict[str, Any]:
     return dict(ask.world.options)
 
 
+def _set_options(ask: Ask) -> None:
+    """Write datacenter.cfg, which is shown taken apart."""
+    values = written(ask, ask.world.options)
+    if isinstance(moves := values.get("migration"), str):
+        values["migration"] = dict(each.split("=", 1) for each in moves.split(","))
+    if isinstance(tags := values.get("registered-tags"), str):
+        values["registered-tags"] = tags.split(";")
+    ask.world.options = values
+
+
+_TAG = r"(?^i:[a-z0-9_][a-z0-9_\-\+\.]*)"
+_MIGRATION = {
+    "network": {"type": "string", "optional": 1, "format": "CIDR"},
+    "type": {"type": "string", "default_key": 1, "enum": ["secure", "insecure"]},
+}
+
 ENDPOINTS: tuple[Endpoint, ...] = (
     endpoint(
         "GET",
@@ -237,5 +255,22 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         about="Settings of the data centre.",
         permissions={**perm("/", "Sys.Audit"), **ANY_USER},
         returns="object",
+    ),
+    endpoint(
+        "PUT",
+        "/cluster/options",
+        _set_options,
+        about="Change settings of the data centre.",
+        permissions=perm("/", "Sys.Modify"),
+        protected=True,
+        parameters=(
+            choice("console", "Which console.", ("applet", "vv", "html5", "xtermjs")),
+            text("description", "Notes.", max_length=65536),
+            text("http_proxy", "A proxy.", pattern="http://.*"),
+            whole("max_workers", "Tasks at once.", minimum=1),
+            text("migration", "How guests move.", format=_MIGRATION),
+            text("registered-tags", "Tags for administrators.", pattern=f"(?:{_TAG};)*{_TAG}"),
+            text("delete", "Settings to remove.", format="pve-configid-list"),
+        ),
     ),
 )

@@ -24,7 +24,9 @@ from pvemcp.sim.declare import (
 )
 from pvemcp.sim.nodes import AUDIT, NODE, node_fingerprint
 from pvemcp.sim.refusal import failed
+from pvemcp.sim.sections import digest, keep
 from pvemcp.sim.tasks import Work
+from pvemcp.sim.world import World
 
 SERVICES = (
     "chrony", "corosync", "cron", "ksmtuned", "lxcfs", "postfix", "proxmox-firewall",
@@ -180,13 +182,34 @@ def _disks(ask: Ask) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _dns(_ask: Ask) -> dict[str, str]:
-    return {"dns1": "192.0.2.1", "search": "lab.example"}
+_DNS = {"dns1": "192.0.2.1", "search": "lab.example"}
+
+
+def _dns(ask: Ask) -> dict[str, Any]:
+    return dict(ask.world.sections.get(f"dns {ask.node}", _DNS))
+
+
+def _set_dns(ask: Ask) -> None:
+    """Write resolv.conf anew: what is left out is gone."""
+    given = {name: value for name, value in ask.args.items() if name != "node"}
+    keep(ask.world, f"dns {ask.node}", given, _DNS)
+
+
+def _usual_hosts(world: World) -> dict[str, str]:
+    lines = [f"{node.ip} {node.name}.lab.example {node.name}" for node in world.nodes.values()]
+    return {"data": "127.0.0.1 localhost\n" + "\n".join(lines) + "\n"}
 
 
 def _hosts(ask: Ask) -> dict[str, str]:
-    lines = [f"{node.ip} {node.name}.lab.example {node.name}" for node in ask.world.nodes.values()]
-    return {"data": "127.0.0.1 localhost\n" + "\n".join(lines) + "\n", "digest": "0" * 40}
+    values = dict(ask.world.sections.get(f"hosts {ask.node}") or _usual_hosts(ask.world))
+    return {**values, "digest": digest(values)}
+
+
+def _set_hosts(ask: Ask) -> None:
+    if ask.args.get("digest") not in (None, _hosts(ask)["digest"]):
+        raise failed("detected modified configuration - file changed by other user? Try again.")
+    given = {"data": ask.args["data"]}
+    keep(ask.world, f"hosts {ask.node}", given, _usual_hosts(ask.world))
 
 
 def _certificates(ask: Ask) -> list[dict[str, Any]]:
@@ -279,8 +302,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
                          choice("type", "Of one kind.", ("unused", "journal_disks")))),
     endpoint("GET", f"{NODE}/dns", _dns, about="Resolver of a node.", permissions=AUDIT,
              returns="object"),
+    endpoint("PUT", f"{NODE}/dns", _set_dns, about="Write the resolver.", protected=True,
+             permissions=perm("/nodes/{node}", "Sys.Modify"),
+             parameters=(text("search", "Domain.", optional=False),
+                         *(text(f"dns{n}", "A server.", format="ip") for n in (1, 2, 3)))),
     endpoint("GET", f"{NODE}/hosts", _hosts, about="The hosts file.", protected=True,
              permissions=perm("/", "Sys.Audit"), returns="object"),
+    endpoint("POST", f"{NODE}/hosts", _set_hosts, about="Write the hosts file.", protected=True,
+             permissions=perm("/nodes/{node}", "Sys.Modify"),
+             parameters=(text("data", "All of it.", optional=False),
+                         text("digest", "Refuse when it has changed.", max_length=64))),
     endpoint("GET", f"{NODE}/certificates", listing("acme", "custom", "info", key="name"),
              about="What there is.", local=True, parameters=(NODE_PARAMETER,),
              returns=index("name")),

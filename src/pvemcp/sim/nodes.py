@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from pvemcp.sim.declare import Ask, Endpoint, choice, endpoint, index, listing, perm
+from pvemcp.sim.declare import Ask, Endpoint, choice, endpoint, index, listing, perm, text
 from pvemcp.sim.guests import stop_guest
+from pvemcp.sim.sections import keep
 from pvemcp.sim.usage import node_usage
 
 VERSION = {"release": "9.1", "repoid": "f40095996bcb6bf7", "version": "9.1.9"}
@@ -53,7 +54,13 @@ def _version(_ask: Ask) -> dict[str, str]:
 
 def _time(ask: Ask) -> dict[str, Any]:
     now = ask.world.clock.seconds()
-    return {"time": now, "localtime": now, "timezone": "UTC"}
+    zone = ask.world.sections[f"time {ask.node}"].get("timezone", "UTC")
+    return {"time": now, "localtime": now, "timezone": zone}
+
+
+def _set_time(ask: Ask) -> None:
+    zone = {"timezone": ask.args["timezone"]}
+    keep(ask.world, f"time {ask.node}", zone, {"timezone": "UTC"})
 
 
 def _power(ask: Ask) -> None:
@@ -148,5 +155,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         about="Time and zone of a node.",
         permissions=AUDIT,
         returns="object",
+    ),
+    endpoint(
+        "PUT",
+        f"{NODE}/time",
+        _set_time,
+        about="Set the zone of a node.",
+        permissions=perm("/nodes/{node}", "Sys.Modify"),
+        protected=True,
+        parameters=(text("timezone", "Such as Europe/Vienna.", optional=False),),
     ),
 )

@@ -248,6 +248,8 @@ class World:
         """What was set, by `cluster`, a node's name or a guest's id."""
         self.firewall_names: defaultdict[str, FirewallNames] = defaultdict(FirewallNames)
         """By `cluster` or a guest's id."""
+        self.sections: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        """Settings that nothing here acts on, by their path: see sections.py."""
         self.sdn: Sections = {kind: {} for kind in _SDN}
         self.sdn_running: Sections = {kind: {} for kind in _SDN}
         """What was applied of it."""
