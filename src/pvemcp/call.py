@@ -268,6 +268,8 @@ class Call:
     stands in the way."""
     whole: str = ""
     """How what it writes is taken back as one change. Empty: every write is a change of its own."""
+    told: list[str] = field(default_factory=list, repr=False)
+    """What its plan says besides the writes; an approval holds on to it."""
     undoes: str = ""
     """The change that it takes back."""
     row: int = 0

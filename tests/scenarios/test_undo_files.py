@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.approvals import Person
+from pvemcp.access.policy import Policy
 from pvemcp.journal.book import Book
 from pvemcp.journal.change import Change
 from pvemcp.tools.written import KEPT
 from tests.scenarios.rig import ToolFault
+from tests.scenarios.test_approvals import id_in, refused
 from tests.scenarios.test_guest_exec import KINDS, Place, place
 
 SECRET = "correct horse battery staple\n"
@@ -135,3 +138,54 @@ async def test_a_write_that_fails_is_a_change_that_failed(kind: str, tmp_path: P
         with pytest.raises(ToolFault):
             await p.call("guest_file_write", path=str(tmp_path / "no" / "file"), content="x" * 9)
         assert newest(p).outcome == "failed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_plan_shows_from_what_to_what_and_is_void_once_the_file_is_another(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings"
+    path.write_text("port = 80\npassword = hunter2hunter2\nname = \x1b[31mold\u202e\n")
+    async with place(kind) as p, p.rig.client(policy=Policy()) as client:
+        call = {"guest": p.vmid, "path": str(path), "content": "port = 443\nname = old\n"}
+        text = await refused(client, "guest_file_write", **call)
+        for line in ("- port = 80", "+ port = 443", "+ name = old"):
+            assert f"    {line}\n" in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "hunter2" not in text
+        assert "would fail" not in text
+        id_ = id_in(text)
+        assert "hunter2" not in p.rig.approvals.get(id_).text
+        p.rig.approvals.approve(id_, Person("root", "host"))
+        path.write_text("port = 81\n")
+        assert "another plan" in await refused(client, "guest_file_write", **call, approval=id_)
+        assert path.read_text() == "port = 81\n"
+        id_ = id_in(await refused(client, "guest_file_write", **call))
+        p.rig.approvals.approve(id_, Person("root", "host"))
+        await client.call("guest_file_write", **call, approval=id_)
+        assert path.read_text() == call["content"]
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "told"),
+    [
+        (None, {"content": "x"}, "is not there yet"),
+        (b"x", {"content": "x"}, "nothing changes in it"),
+        (b"abc", {"content": "de", "append": True}, "has 3 bytes now; 2 are added"),
+        (b"\xff\xfe", {"content": "x"}, "2 bytes -> 1 bytes"),
+        (b"a\n" * 100, {"content": "b\n" * 100}, "more lines"),
+        (b"x" * (KEPT + 1), {"content": "x"}, f"{KEPT + 1} bytes -> 1 bytes"),
+    ],
+    ids=["new", "same", "appended", "no text", "long", "large"],
+)
+async def test_a_plan_says_what_becomes_of_a_file(
+    before: bytes | None, arguments: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    async with place("lxc") as p:
+        plan = await p.call("guest_file_write", path=str(path), dry_run=True, **arguments)
+        assert told in plan
+        assert (path.read_bytes() if path.exists() else None) == before

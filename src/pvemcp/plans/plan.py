@@ -42,6 +42,8 @@ class Plan:
     """What is written before the tool runs: safety snapshots."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """The tool's own, redacted: a command in a guest is seen nowhere else."""
+    told: tuple[str, ...] = ()
+    """What the tool itself says of its writes: how a file differs."""
 
     @property
     def writes(self) -> list[tuple[Intent, Target]]:
@@ -68,7 +70,7 @@ class Plan:
         Clients cut what a dialog says: Claude Code shows three lines of a terminal's width.
         """
         lost = [line for one in self.previews for line in one.lost]
-        told = [line for one in self.previews for line in one.told()]
+        told = [*self.told, *(line for one in self.previews for line in one.told())]
         does = [one.does for one in self.previews]
         return [
             _joined("" if len(does) == 1 else f"{len(does)} writes: ", does),
@@ -81,7 +83,7 @@ class Plan:
         count = len(self.previews)
         what = f"{count} write{'s' * (count != 1)}"
         head = f"Plan of {self.tool}: {what}, looked up in {self.seconds:.1f} s"
-        lines = [head, *_arguments(self.arguments)]
+        lines = [head, *_arguments(self.arguments), *(f"  {line}" for line in self.told)]
         lines += [line for one in self.previews for line in one.lines()]
         if self.open_ended:
             lines.append("What follows hangs on PVE's answers; it stays with the same targets.")
@@ -109,7 +111,8 @@ async def look_up(
         previews = await asyncio.gather(*(lookup(pve, one) for one in rehearsal.intents))
     finally:
         call.planning = None
-    said = [call.principal.owner, call.tool, arguments, [one.bound for one in previews]]
+    bound = [one.bound for one in previews]
+    said = [call.principal.owner, call.tool, arguments, bound, call.told]
     # The id of the call stands in commands of guests, and is another when the call is repeated.
     text = json.dumps(said, sort_keys=True, default=str).replace(call.id, "").encode()
     return Plan(
@@ -119,6 +122,7 @@ async def look_up(
         open_ended=rehearsal.open_ended,
         trouble=str(rehearsal.fault or ""),
         seconds=time.perf_counter() - started,
+        told=tuple(call.told),
         arguments={name: call.arguments[name] for name in arguments if name in call.arguments},
     )
 

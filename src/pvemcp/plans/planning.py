@@ -28,6 +28,7 @@ async def rehearse(call: Call, run: Callable[[], Awaitable[Any]]) -> Rehearsal:
     intents: list[Intent] = []
     call.planning = intents
     call.seen.clear()
+    call.told.clear()
     try:
         result = await run()
         return Rehearsal(tuple(intents), result)

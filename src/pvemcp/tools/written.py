@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncIterator
+from difflib import unified_diff
 from hashlib import sha256
 from typing import Any
 
 from pvemcp.call import Effect, Intent
-from pvemcp.errors import Missing, Rejected
+from pvemcp.errors import Fault, Missing, Rejected
 from pvemcp.host.runner import Host
 from pvemcp.journal.change import Change, Recipe, Request, State, never
 from pvemcp.journal.changes import Changes
 from pvemcp.journal.files import CONTENT
 from pvemcp.journal.subject import Facts, Subject
 from pvemcp.pve.client import Pve
+from pvemcp.redaction import redact_text
 from pvemcp.tools.agent import Vm
 from pvemcp.tools.container import READING, WRITING, Container
 from pvemcp.tools.guest_exec import running
@@ -30,11 +32,14 @@ from pvemcp.tools.transfer import (
     into_vm,
     remove,
 )
+from pvemcp.tools.untrusted import flat, note
 
 WRITE = "WRITE"
 """The verb of a change to a file in a guest; its path is `lxc/105 /etc/hosts`."""
 KEPT = 180_000
 """Bytes of a file's former content that are kept."""
+SHOWN = 60
+"""Lines of a difference that a plan shows."""
 LOOKED_AT = 700_000
 """Bytes of a file that are read to tell whether it is still the same."""
 WHOLE = (
@@ -46,7 +51,7 @@ WHOLE = (
 async def written(pve: Pve, host: Host, changes: Changes, guest: Guest, new: New) -> Written:
     """Write a file as one change."""
     params = {"file": new.path, "mode": new.mode, "append": new.append}
-    async with _journaled(pve, host, changes, guest, params):
+    async with _journaled(pve, host, changes, guest, params, new):
         if guest.type == "lxc":
             return await into_container(await _container(pve, host, guest), new)
         return await into_vm(Vm(pve, host, guest, raw=True), new)
@@ -59,7 +64,7 @@ async def put_back(pve: Pve, host: Host, changes: Changes, request: Request) -> 
     if content is not None:
         await written(pve, host, changes, guest, New(file, base64.b64decode(content)))
         return
-    async with _journaled(pve, host, changes, guest, {"file": file}):
+    async with _journaled(pve, host, changes, guest, {"file": file}, None):
         lxc = guest.type == "lxc"
         place = await _container(pve, host, guest) if lxc else Vm(pve, host, guest, raw=True)
         await remove(place, file)
@@ -73,14 +78,16 @@ async def state_now(pve: Pve, host: Host, change: Change) -> State:
 
 @contextlib.asynccontextmanager
 async def _journaled(
-    pve: Pve, host: Host, changes: Changes, guest: Guest, params: dict[str, Any]
+    pve: Pve, host: Host, changes: Changes, guest: Guest, params: dict[str, Any], new: New | None
 ) -> AsyncIterator[None]:
-    """Journal what the block does to a file as one change."""
+    """Journal what the block does to a file as one change; in a plan, say how it differs."""
+    file, id_ = params["file"], f"{guest.type}/{guest.vmid}"
     pve.call.whole = WHOLE
     if pve.call.planning is not None:
+        note(pve.call, f"{id_} file")
+        pve.call.told += await _told(pve, host, guest, file, new)
         yield
         return
-    file, id_ = params["file"], f"{guest.type}/{guest.vmid}"
     params = {"vmid": guest.vmid, **{name: value for name, value in params.items() if value}}
     intent = Intent(WRITE, f"{id_} {file}", Effect.DESTROY, params=params, node=guest.node)
     subject = Subject("guest", intent.path, lambda pve: _state(pve, host, guest, file), _undo)
@@ -122,6 +129,36 @@ async def _part(pve: Pve, host: Host, guest: Guest, file: str) -> Part:
     if found is None:
         raise Rejected(f"PVE cannot read {file} in {guest}")
     return found
+
+
+async def _told(pve: Pve, host: Host, guest: Guest, file: str, new: New | None) -> list[str]:
+    """Say what a file is now, and what becomes of it; its lines are text of others."""
+    try:
+        state = await _state(pve, host, guest, file)
+    except Fault as fault:
+        return [f"not seen: what {file} is now: {flat(fault.message)}"]
+    if not state:
+        return [f"{file} is not there yet"]
+    size = state["bytes"]
+    if new is None:
+        return [f"{file}, of {size} bytes, is removed"]
+    if new.append:
+        return [f"{file} has {size} bytes now; {len(new.data)} are added"]
+    return [f"{file}: {size} bytes -> {len(new.data)} bytes", *_lines(state, new)]
+
+
+def _lines(state: State, new: New) -> list[str]:
+    old = base64.b64decode(state.get(CONTENT, ""))
+    try:
+        before, after = old.decode(), new.data.decode()
+    except UnicodeDecodeError:
+        return []
+    if CONTENT not in state:
+        return []
+    told = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1))[2:]
+    shown = [f"  {each[:1]} {redact_text(flat(each[1:]))}" for each in told[:SHOWN]]
+    more = [f"  … {len(told) - SHOWN} more lines"] if len(told) > SHOWN else []
+    return [*shown, *more] or ["  nothing changes in it"]
 
 
 def _undo(facts: Facts) -> Recipe:
