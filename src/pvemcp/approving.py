@@ -88,6 +88,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
             hint="Only an administrator can change it: the setting `policy`.",
         )
     if request.dry_run:
+        _shows(request.call)
         return f"{plan.text()}\n{verdict_line(judgement)}\nNothing was done."
     if judgement.verdict is Verdict.ASK:
         asked = await _approved(gate, request, plan, judgement, run)
@@ -150,6 +151,7 @@ async def _approved(
         if asked_before:
             dialog.answered(found, request.params)
     else:
+        _shows(call)
         found = gate.approvals.ask(call, question(plan, call, shown=request.shown), judgement)
         if found.state == "waiting" and (asked := await dialog.ask(found)) is not None:
             return asked
@@ -164,6 +166,12 @@ async def _approved(
     used = gate.approvals.take(found.id, grant=grant, digest=fresh.digest, call=call.id)
     call.approval, call.approved_by = used.id, used.by
     return fresh
+
+
+def _shows(call: Call) -> None:
+    """Note that the client sees what others wrote: the plan of a file shows lines of it."""
+    if call.told_by:
+        call.tainted.append(call.told_by)
 
 
 def _own(gate: Gate, id_: str, grant: str) -> Approval:

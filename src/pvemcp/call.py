@@ -270,6 +270,8 @@ class Call:
     """How what it writes is taken back as one change. Empty: every write is a change of its own."""
     told: list[str] = field(default_factory=list, repr=False)
     """What its plan says besides the writes; an approval holds on to it."""
+    told_by: str = ""
+    """Whose text that is, as `tainted` has it: the call shows it only with its plan."""
     undoes: str = ""
     """The change that it takes back."""
     row: int = 0

@@ -12,6 +12,7 @@ from pvemcp.settings.policy import rules
 from pvemcp.tools.untrusted import without_sequences
 from tests.scenarios.rig import ERAS, rig
 from tests.scenarios.test_approvals import refused
+from tests.scenarios.test_changes import Files
 from tests.scenarios.test_http import web
 
 EVIL = (
@@ -78,6 +79,21 @@ async def test_a_rule_asks_for_changes_after_untrusted_text(era: str) -> None:
         assert "running" in await client.call("guest_power", guests=106, action="start", wait=0)
         await client.call("guest_get", guest=106)
         text = await refused(client, "guest_power", guests=100, action="shutdown")
+        assert text.startswith("approval_needed: ")
+
+
+async def test_only_a_plan_that_is_shown_lets_a_client_read_what_a_file_holds(era: str) -> None:
+    allow = {"name": "free", "verdict": "allow", "effect": ["change", "destroy"]}
+    free = rules("policy", [{**allow, "after_untrusted_text": False}])
+    async with web(policy=None, rules=free) as w, w.client(era) as client:
+        guest = next(g for g in w.rig.world.guests.values() if g.agent_running)
+        guest.system = Files({"/etc/motd": EVIL.encode()})
+        write = {"guest": guest.vmid, "path": "/etc/motd", "content": "new\n"}
+        await client.call("guest_file_write", **write)
+        await client.call("guest_file_write", **write)  # its own plan was shown to nobody
+        plan = await client.call("guest_file_write", **write, dry_run=True)
+        assert "nothing changes in it" in plan
+        text = await refused(client, "guest_file_write", **write)
         assert text.startswith("approval_needed: ")
 
 

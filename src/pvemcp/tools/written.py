@@ -32,7 +32,7 @@ from pvemcp.tools.transfer import (
     into_vm,
     remove,
 )
-from pvemcp.tools.untrusted import flat, note
+from pvemcp.tools.untrusted import flat
 
 WRITE = "WRITE"
 """The verb of a change to a file in a guest; its path is `lxc/105 /etc/hosts`."""
@@ -84,8 +84,8 @@ async def _journaled(
     file, id_ = params["file"], f"{guest.type}/{guest.vmid}"
     pve.call.whole = WHOLE
     if pve.call.planning is not None:
-        note(pve.call, f"{id_} file")
         pve.call.told += await _told(pve, host, guest, file, new)
+        pve.call.told_by = f"{id_} file"
         yield
         return
     params = {"vmid": guest.vmid, **{name: value for name, value in params.items() if value}}
@@ -148,12 +148,11 @@ async def _told(pve: Pve, host: Host, guest: Guest, file: str, new: New | None) 
 
 
 def _lines(state: State, new: New) -> list[str]:
-    old = base64.b64decode(state.get(CONTENT, ""))
-    try:
-        before, after = old.decode(), new.data.decode()
-    except UnicodeDecodeError:
-        return []
     if CONTENT not in state:
+        return []
+    try:
+        before, after = base64.b64decode(state[CONTENT]).decode(), new.data.decode()
+    except UnicodeDecodeError:
         return []
     told = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1))[2:]
     shown = [f"  {each[:1]} {redact_text(flat(each[1:]))}" for each in told[:SHOWN]]
