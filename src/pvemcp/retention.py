@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pvemcp.audit import Audit
 from pvemcp.chain import Chain
@@ -99,22 +100,36 @@ def delete_batch(store: Store, settings: Settings, now: float) -> bool:
     """
     before = now - settings.audit_keep_days * DAY if settings.audit_keep_days else float("-inf")
     too_large = used(store) > most(settings)
-    last = _last_of_batch(store, float("inf") if too_large else before)
+    # Contents of files must not push the audit out: the journal of changes gets half at most.
+    crowded = too_large and _size_of_changes(store) > most(settings) // 2
+    last = _last_of_batch(store, float("inf") if too_large and not crowded else before)
     deleted = last is not None and _delete(store, last)
-    deleted = _delete_changes(store, settings, now) or deleted
+    deleted = _delete_changes(store, settings, now, crowded=crowded) or deleted
     if spare := _pragma(store, "freelist_count"):
         store.give_back(PAGES_BACK)
     return deleted or _pragma(store, "freelist_count") < spare
 
 
-def _delete_changes(store: Store, settings: Settings, now: float) -> bool:
-    """Delete some of the oldest changes that are beyond their age."""
-    if not settings.changes_keep_days:
-        return False
-    before = now - settings.changes_keep_days * DAY
-    old = "SELECT number FROM changes WHERE time < ? ORDER BY number LIMIT 50"
+def _size_of_changes(store: Store) -> int:
+    return int(store.rows("SELECT total(length(sealed)) FROM changes")[0][0])
+
+
+def _delete_changes(store: Store, settings: Settings, now: float, *, crowded: bool) -> bool:
+    """Delete some of the oldest changes that are beyond their age; of any age when crowded."""
+    days = settings.changes_keep_days
+    before = now - days * DAY if days else float("-inf")
     store.write("DELETE FROM commits WHERE until < ?", (before,))
-    return store.write(f"DELETE FROM changes WHERE number IN ({old})", (before,)) > 0  # noqa: S608
+    oldest = store.rows(
+        "SELECT number, time, length(sealed) FROM changes "
+        "WHERE id NOT IN (SELECT change FROM commits WHERE state = 'waiting') "
+        "ORDER BY number LIMIT 50"
+    )
+    last = _last_of(oldest, float("inf") if crowded else before)
+    if last is None:
+        return False
+    kept = "SELECT change FROM commits WHERE state = 'waiting'"
+    sql = f"DELETE FROM changes WHERE number <= ? AND id NOT IN ({kept})"  # noqa: S608
+    return store.write(sql, (last,)) > 0
 
 
 def _delete(store: Store, last: int) -> bool:
@@ -132,6 +147,11 @@ def _last_of_batch(store: Store, before: float) -> int | None:
         "WHERE number < (SELECT max(number) FROM calls) ORDER BY number LIMIT ?",
         (MOST_ROWS,),
     )
+    return _last_of(oldest, before)
+
+
+def _last_of(oldest: Iterable[tuple[Any, ...]], before: float) -> int | None:
+    """Return the last of these rows (number, time, size) that go, as a batch of a small size."""
     last, text = None, 0
     for number, moment, size in oldest:
         if moment >= before or text > MOST_TEXT:

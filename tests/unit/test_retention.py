@@ -127,3 +127,26 @@ def test_changes_beyond_their_age_are_deleted_and_the_others_stay(tmp_path: Path
         store.write("UPDATE changes SET time = ? WHERE id = ?", (NOW - 89 * DAY, new))
         cut(store, Settings(changes_keep_days=90))
         assert [change.id for change in book.list()] == [new]
+
+
+def test_contents_of_files_in_the_journal_do_not_push_the_audit_out(tmp_path: Path) -> None:
+    settings = Settings(audit_max_mb=16, audit_keep_days=0, changes_keep_days=0)
+    with Store(tmp_path) as store:
+        fill(store, [NOW] * 500)
+        book = Book(store)
+        principal = Principal("a", Effect.DESTROY, ApiToken("a@pve!b", "s"))
+        call = Call(principal, "guest_file_write", {})
+        intent = Intent("WRITE", "lxc/105 /etc/x", Effect.DESTROY)
+        made = [book.open(call, intent, "guest", {"_content": "x" * 500_000}) for _ in range(60)]
+        store.insert(
+            "INSERT INTO commits VALUES (?, 'network', ?, ?, 0, 'waiting')", (made[0], NOW, NOW)
+        )
+        store.write("UPDATE changes SET time = ?", (NOW,))
+        assert used(store) > most(settings)
+        cut(store, settings)
+        assert used(store) <= most(settings)
+        assert len(ids(store)) == 500
+        left = [change.id for change in book.list()]
+        assert left[-1] == made[0]  # it waits to be confirmed
+        assert 5 < len(left) < 60
+        assert left[:-1] == made[: -len(left) : -1]

@@ -23,7 +23,7 @@ class Keeping:
         512,
         values.integer(16, 1024 * 1024),
         "Most megabytes that the database may fill (16 to 1048576): beyond it the oldest calls "
-        "are deleted, whatever their age.",
+        "are deleted, whatever their age, and of changes the oldest beyond half of it.",
     )
     recordings_max_mb: int = setting(
         512,
