@@ -23,6 +23,9 @@ from pvemcp.sim.validate import split_list
 
 _STRUCTURED = ("fleecing", "performance", "prune-backups")
 """Property strings when they are written, objects when they are read."""
+_CHOICES = {"vmid": ("all", "exclude", "pool"), "all": ("vmid", "pool"),
+            "pool": ("vmid", "all", "exclude")}  # fmt: skip
+"""What a choice of guests takes the place of."""
 _CONTROL = frozenset(("id", "delete", "digest", "guest"))
 
 
@@ -69,7 +72,10 @@ def _set_job(ask: Ask) -> None:
     if name not in jobs:
         raise failed("no such vzdump job")
     gone = split_list(ask.args.get("delete", ""))
-    jobs[name] = {k: v for k, v in jobs[name].items() if k not in gone} | _written(ask)
+    given = _written(ask)
+    chosen = next((way for way in _CHOICES if given.get(way)), "")
+    gone += _CHOICES.get(chosen, ())
+    jobs[name] = {k: v for k, v in jobs[name].items() if k not in gone} | given
 
 
 def _drop_job(ask: Ask) -> None:
