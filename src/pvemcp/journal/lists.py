@@ -61,11 +61,12 @@ def rules_undo(facts: Facts) -> Recipe:
         return Recipe(_inserted(path, old[where], where))
     if len(new) != len(old):
         return never("more than one rule was changed at once")
-    if new == old:
+    places = [i for i, rule in enumerate(new) if rule != old[i]]
+    if not places:
         return never("nothing has changed")
-    if sorted(map(str, old)) == sorted(map(str, new)):
-        return _moved_back(path, old, new)
-    where = next(i for i, rule in enumerate(new) if rule != old[i])
+    if len(places) > 1:
+        return _moved_back(path, old, new, places)
+    (where,) = places
     return Recipe((Request("PUT", f"{path}/{where}", _rule_values(old[where], new[where])),))
 
 
@@ -78,14 +79,14 @@ def _inserted(path: str, rule: Mapping[str, Any], where: int) -> tuple[Request, 
     return tuple(made)
 
 
-def _moved_back(path: str, old: list[Any], new: list[Any]) -> Recipe:
-    for here in range(len(new)):
-        for there in range(len(new)):
-            tried = new[:here] + new[here + 1 :]
-            tried.insert(there, new[here])
-            if tried == old:
-                to = there + 1 if there > here else there  # PVE counts before it takes it out
-                return Recipe((Request("PUT", f"{path}/{here}", {"moveto": to}),))
+def _moved_back(path: str, old: list[Any], new: list[Any], places: list[int]) -> Recipe:
+    """Move a rule back: it went from one end of the places that differ to the other."""
+    for here, there in ((places[0], places[-1]), (places[-1], places[0])):
+        tried = new[:here] + new[here + 1 :]
+        tried.insert(there, new[here])
+        if tried == old:
+            to = there + 1 if there > here else there  # PVE counts before it takes it out
+            return Recipe((Request("PUT", f"{path}/{here}", {"moveto": to}),))
     return never("more than one rule was moved")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -232,12 +233,28 @@ def encode(data: Any) -> bytes:
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
+_ORDER = random.Random(8006)
+
+
+def _perl(data: Any, orders: dict[tuple[str, ...], list[str]]) -> Any:
+    """Return data with the keys of objects in another order each time, as Perl's hashes have them.
+
+    Objects of one answer that have the same keys share their order: that is quick.
+    """
+    if isinstance(data, dict):
+        names = tuple(data)
+        if names not in orders:
+            orders[names] = _ORDER.sample(names, len(names))
+        return {name: _perl(data[name], orders) for name in orders[names]}
+    return [_perl(each, orders) for each in data] if isinstance(data, list) else data
+
+
 def _success(data: Any) -> Reply:
     if isinstance(data, Answer):
         if data.encoded:
             return Reply(200, "OK", data.encoded)
-        return Reply(200, "OK", encode({"data": data.data, **data.beside}))
-    return Reply(200, "OK", encode({"data": data}))
+        return Reply(200, "OK", encode({"data": _perl(data.data, {}), **data.beside}))
+    return Reply(200, "OK", encode({"data": _perl(data, {})}))
 
 
 def refused(refusal: Refusal) -> Reply:
