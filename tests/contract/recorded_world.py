@@ -128,6 +128,9 @@ def _rest(world: World) -> None:
     accept = {"type": "in", "action": "ACCEPT", "enable": 1}
     drop = {"type": "in", "action": "DROP", "source": "+mgmt", "enable": 0, "comment": "test rule"}
     world.ha_rules["r1"] = {"type": "node-affinity", "nodes": "pve1", "resources": "vm:105"}
+    world.sections["/cluster/metrics/server"]["graf"] = {
+        "type": "graphite", "server": "127.0.0.1", "port": 2003, "disable": 1,
+    }  # fmt: skip
     world.sections["/cluster/notifications/matchers"]["m1"] = {
         "match-severity": ["error"], "origin": "user-created", "target": ["gf"],
     }  # fmt: skip

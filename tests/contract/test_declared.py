@@ -56,9 +56,18 @@ _RARE_OPTIONS = frozenset(
     migration_unsecure next-id notify replication tag-style u2f user-tag-access webauthn
     """.split()
 )
+_RARE_METRICS = frozenset(
+    """
+    api-path-prefix bucket influxdbproto max-body-size mtu organization otel-compression
+    otel-headers otel-max-body-size otel-path otel-protocol otel-resource-attributes otel-timeout
+    otel-verify-ssl proto timeout token verify-certificate
+    """.split()
+)
 _FIXED_STORES = frozenset({"authsupported", "base", "iscsiprovider", "portal", "target"})
 OMITTED: Mapping[tuple[str, str], frozenset[str]] = {
     ("PUT", "/cluster/options"): _RARE_OPTIONS,
+    ("POST", "/cluster/metrics/server/{id}"): _RARE_METRICS,
+    ("PUT", "/cluster/metrics/server/{id}"): _RARE_METRICS,
     ("POST", "/storage"): _RARE_STORES,
     ("PUT", "/storage/{storage}"): _RARE_STORES - _FIXED_STORES,
     ("POST", "/nodes/{node}/qemu"): _RARE,

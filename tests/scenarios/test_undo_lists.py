@@ -125,7 +125,7 @@ DISKS: list[Write] = [
 ]  # fmt: skip
 
 
-MATCHER = "/cluster/notifications/matchers"
+MATCHER, METRICS = "/cluster/notifications/matchers", "/cluster/metrics/server"
 SETTINGS: list[Write] = [
     ("PUT", "/cluster/options", {"migration": "type=insecure", "registered-tags": "a;b"}),
     ("PUT", "/cluster/options", {"migration": "network=10.0.0.0/8,type=secure", "max_workers": 3}),
@@ -139,10 +139,13 @@ SETTINGS: list[Write] = [
     ("PUT", f"{MATCHER}/backups", {"match-severity": ["error", "warning"], "comment": "bad ones"}),
     ("PUT", f"{MATCHER}/backups", {"delete": ["comment", "match-field"], "disable": 1}),
     ("DELETE", f"{MATCHER}/backups", {}),
+    ("POST", f"{METRICS}/graf", {"type": "graphite", "server": "192.0.2.8", "port": 2003}),
+    ("PUT", f"{METRICS}/graf", {"server": "192.0.2.9", "port": 2003, "disable": 1}),
+    ("DELETE", f"{METRICS}/graf", {}),
 ]
 
 
-async def test_settings_of_nodes_and_notifications_come_back() -> None:
+async def test_settings_of_nodes_notifications_and_metrics_come_back() -> None:
     await come_back(SETTINGS)
 
 
@@ -245,7 +248,7 @@ async def test_what_somebody_else_has_changed_since_stays(
 
 
 UNSIMULATED = (
-    "/cluster/metrics", "/cluster/notifications/endpoints", "/cluster/acme", "/cluster/sdn/ipams",
+    "/cluster/notifications/endpoints", "/cluster/acme", "/cluster/sdn/ipams",
     "/cluster/sdn/dns", "/cluster/mapping", "/cluster/ha/groups",
 )  # fmt: skip
 """What the simulator cannot change: their way back is found in the API description alone."""

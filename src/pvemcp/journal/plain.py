@@ -187,7 +187,8 @@ def _unmade(facts: Facts) -> Recipe:
     if not facts.after or facts.before or child is None:
         return never("it was there before")
     name = _LAST.findall(child)[0]
-    return Recipe((Request("DELETE", f"{facts.path}/{facts.params[name]}"),))
+    path = facts.path if child == facts.template else f"{facts.path}/{facts.params[name]}"
+    return Recipe((Request("DELETE", path),))
 
 
 def _unnamed(facts: Facts) -> Recipe:
@@ -207,29 +208,35 @@ def _remade(facts: Facts) -> Recipe:
     kept = {n: v for n, v in facts.before.items() if n in accepted - placed}
     lost = [f"{n}: PVE does not show it" for n, v in kept.items() if _MASKED.fullmatch(str(v))]
     kept = {n: v for n, v in kept.items() if not _MASKED.fullmatch(str(v))}
-    kept.setdefault(name, facts.params[name])
+    path = facts.path
+    if name not in placed:
+        kept.setdefault(name, facts.params[name])
+        path = path.rpartition("/")[0]
     secret = sorted(n for n in accepted - set(kept) if _SECRET.search(n.lower()))
     if secret:
         lost.append(f"PVE shows no secrets ({', '.join(secret)}), if there were any")
-    request = Request("POST", facts.path.rpartition("/")[0], kept)
-    return Recipe((request,), tuple(lost))
+    return Recipe((Request("POST", path, kept),), tuple(lost))
 
 
 def _child(description: Description, template: str) -> str | None:
-    """Return the template of one item of a collection, by what POST takes."""
+    """Return the template of the item that a POST makes: below it, or itself (a metric server)."""
     method = description.method("POST", template)
     for parameter in method.parameters if method else ():
         child = f"{template}/{{{parameter.name}}}"
         if description.method("GET", child) and description.method("DELETE", child):
             return child
-    return None
+    itself = _LAST.search(template) and description.method("DELETE", template)
+    return template if itself else None
 
 
 def _parent(description: Description, template: str) -> Method | None:
+    """Return the method that makes an item: of its collection, or of the item itself."""
     found = _LAST.search(template)
-    method = description.method("POST", template[: found.start()]) if found else None
-    named = method is not None and any(p.name == found[1] for p in method.parameters if found)
-    return method if named else None
+    if found is None:
+        return None
+    method = description.method("POST", template[: found.start()])
+    named = method is not None and any(p.name == found[1] for p in method.parameters)
+    return method if named else description.method("POST", template)
 
 
 def _kind(template: str) -> str:

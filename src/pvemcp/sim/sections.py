@@ -1,4 +1,4 @@
-"""Settings that the simulator keeps and does not act on: of nodes and notifications."""
+"""Settings that the simulator keeps and does not act on: of nodes, notifications and metrics."""
 
 from __future__ import annotations
 
@@ -60,12 +60,24 @@ def _all(path: str, key: str) -> Handler:
     return handle
 
 
+def _there(ask: Ask, path: str, key: str) -> dict[str, Any]:
+    values: dict[str, Any] | None = ask.world.sections[path].get(ask.args[key])
+    if values is None:
+        raise failed(f"no such {key} '{ask.args[key]}'")
+    return values
+
+
 def _one(path: str, key: str) -> Handler:
     def handle(ask: Ask) -> dict[str, Any]:
-        values: dict[str, Any] | None = ask.world.sections[path].get(ask.args[key])
-        if values is None:
-            raise failed(f"no such {key} '{ask.args[key]}'")
+        values = _there(ask, path, key)
         return {**values, key: ask.args[key], "digest": digest(values)}
+
+    return handle
+
+
+def _values_of_one(path: str, key: str) -> Handler:
+    def handle(ask: Ask) -> dict[str, Any]:
+        return dict(_there(ask, path, key))
 
     return handle
 
@@ -81,10 +93,7 @@ def _make(path: str, key: str, **usual: Any) -> Handler:
 
 def _set(path: str, key: str) -> Handler:
     def handle(ask: Ask) -> None:
-        there = ask.world.sections[path]
-        if ask.args[key] not in there:
-            raise failed(f"no such {key} '{ask.args[key]}'")
-        there[ask.args[key]] = written(ask, there[ask.args[key]], key)
+        ask.world.sections[path][ask.args[key]] = written(ask, _there(ask, path, key), key)
 
     return handle
 
@@ -133,6 +142,15 @@ _SEE, _LIST = (
     for names in (("Modify", "Audit"), ("Modify", "Audit", "Use"))
 )
 _NOTIFY = perm("/mapping/notifications", "Mapping.Modify")
+_SERVERS = "/cluster/metrics/server"
+_SERVER_ID = text("id", "The name.", optional=False, format="pve-configid")
+_SERVER = (
+    text("server", "Where it is.", optional=False, format="address"),
+    whole("port", "Its port.", optional=False, minimum=1, maximum=65536),
+    text("path", "Where in Graphite.", format="graphite-path"),
+    flag("disable", "Whether nothing is sent."),
+)
+_MEASURE = perm("/", "Sys.Modify")
 _NODE = "/nodes/{node}/config"
 _ACME = {
     "account": {"type": "string", "optional": 1, "default": "default", "format": "pve-configid"},
@@ -166,6 +184,23 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     endpoint("DELETE", f"{_MATCHERS}/{{name}}", _drop(_MATCHERS, "name"),
              about="Remove a matcher.", permissions=_NOTIFY, protected=True,
              parameters=(_NAME,)),
+    endpoint("GET", _SERVERS, _all(_SERVERS, "id"), about="Where measurements go.",
+             permissions=perm("/", "Sys.Audit"), returns=index("id")),
+    endpoint("GET", f"{_SERVERS}/{{id}}", _values_of_one(_SERVERS, "id"),
+             about="A server.",
+             permissions=perm("/", "Sys.Audit"), parameters=(_SERVER_ID,), returns="object"),
+    endpoint("POST", f"{_SERVERS}/{{id}}", _make(_SERVERS, "id"), about="Add a server.",
+             permissions=_MEASURE, protected=True,
+             parameters=(_SERVER_ID, *_SERVER,
+                         choice("type", "What it is.", ("graphite", "influxdb", "opentelemetry"),
+                                optional=False, format="pve-configid"))),
+    endpoint("PUT", f"{_SERVERS}/{{id}}", _set(_SERVERS, "id"), about="Change a server.",
+             permissions=_MEASURE, protected=True,
+             parameters=(_SERVER_ID, *_SERVER, _DIGEST,
+                         text("delete", "Settings to remove.", format="pve-configid-list",
+                              max_length=4096))),
+    endpoint("DELETE", f"{_SERVERS}/{{id}}", _drop(_SERVERS, "id"), about="Remove a server.",
+             permissions=_MEASURE, protected=True, parameters=(_SERVER_ID,)),
     endpoint("GET", _NODE, _node_config, about="Settings of a node.", returns="object",
              permissions=perm("/", "Sys.Audit"),
              parameters=(choice("property", "Only this.", _PROPERTIES, default="all"),)),
