@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pvemcp.access.policy import Policy
-from tests.scenarios.rig import ERAS, rig
+from pvemcp.sim.world import Pool
+from tests.scenarios.picturing import write
+from tests.scenarios.rig import ERAS, Caller, rig
 from tests.scenarios.test_approvals import ROOT, id_in, refused, says
 
 
@@ -198,6 +202,94 @@ async def test_a_restore_over_a_guest_shows_the_archive_and_what_it_replaces() -
         assert "LOST: the disk scsi0" in text
         id_ = id_in(await refused(client, "api_destroy", method="POST", path=path, params=params))
         assert r.approvals.get(id_).confirm == "106"
+
+
+async def test_a_rollback_leaves_notes_and_unused_volumes_as_they_are() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        config = r.world.guests[100].config
+        config |= {"description": "of today", "unused0": "local-lvm:vm-100-disk-9"}
+        path = "/nodes/pve1/qemu/100/snapshot/before-upgrade/rollback"
+        text = await client.call("api_destroy", method="POST", path=path, dry_run=True)
+        assert "description" not in text.partition(f"{path}: puts")[2]
+        assert "unused0" not in text
+    async with rig() as r, r.client() as client:
+        config = r.world.guests[100].config
+        config |= {"description": "of today", "unused0": "local-lvm:vm-100-disk-9"}
+        await client.call("api_destroy", method="POST", path=path)
+        assert config["description"] == "of today"
+        assert "unused0" in config
+
+
+async def plan_of(client: Caller, verb: str, path: str, **params: Any) -> list[str]:
+    """Return the lines of a plan, without their indent."""
+    text = await client.call("api_destroy", method=verb, path=path, params=params, dry_run=True)
+    return [line.strip() for line in text.splitlines()]
+
+
+async def test_a_pool_shows_its_members_from_what_to_what() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        r.world.pools["other"] = Pool("other")  # so that the list of pools has two
+        pool = {"poolid": "prod"}
+        there = sorted(r.world.pools["prod"].vms)
+        more = [*there, 106]
+        now = ",".join(map(str, there))
+        lines = await plan_of(client, "PUT", "/pools", **pool, vms="106", comment="new")
+        assert f"vms: {now} -> {','.join(map(str, more))}" in lines
+        assert any(line.startswith("comment: ") and line.endswith("-> new") for line in lines)
+        first, *left = map(str, there)
+        lines = await plan_of(client, "PUT", "/pools", **pool, vms=first, delete=1)
+        assert f"vms: {now} -> {','.join(left)}" in lines
+        lines = await plan_of(client, "DELETE", "/pools", **pool)
+        assert f"vms: {now}" in lines
+        assert "LOST: the pool prod as it is above" in lines
+
+
+async def test_what_a_set_or_a_group_holds_is_shown_before_it_is_deleted() -> None:
+    async with rig() as r, r.client() as client:
+        path = "/cluster/firewall/ipset/trusted"
+        entry = {"cidr": "192.0.2.7", "comment": "office"}
+        await write(client, "POST", "/cluster/firewall/ipset", {"name": "trusted"})
+        await write(client, "POST", path, entry)
+        lines = await plan_of(client, "DELETE", path, force=1)
+        assert "holds: cidr=192.0.2.7 comment=office" in lines
+        assert f"LOST: {path} as it is above" in lines
+
+
+async def test_a_file_that_is_replaced_is_shown_from_what_to_what() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        lines = await plan_of(client, "POST", "/nodes/pve1/hosts", data="127.0.0.1 localhost")
+        assert any(line.startswith("data: 127.0.0.1 ") and " -> " in line for line in lines)
+
+
+async def test_a_flag_called_delete_is_no_list_of_names() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        path = "/nodes/pve1/qemu/106/move_disk"
+        lines = await plan_of(client, "POST", path, disk="scsi0", storage="nas", delete=1)
+        assert "delete: set to 1" in lines
+        assert not any("is removed" in line for line in lines)
+
+
+async def test_the_retention_of_a_backup_job_is_shown() -> None:
+    async with rig() as r, r.client() as client:
+        keep = {"prune-backups": "keep-last=3"}
+        job = {"id": "weekly", "schedule": "sun 01:00", "all": 1, "storage": "nas", **keep}
+        path = "/cluster/backup/weekly"
+        change = {"prune-backups": "keep-last=9"}
+        await write(client, "POST", "/cluster/backup", job)
+        lines = await plan_of(client, "PUT", path, **change)
+        assert "prune-backups: keep-last=3 -> keep-last=9" in lines
+        assert "prune-backups: keep-last=3" in await plan_of(client, "DELETE", path)
+
+
+async def test_a_template_on_many_storages_still_takes_eight_requests() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        guest = r.world.guests[106]
+        guest.config |= {"template": 1, "scsi1": "nas:base-106-disk-1", "scsi2": "local:base-106-2"}
+        await client.call("api_read", path="/version")
+        before = r.asked()
+        lines = await plan_of(client, "DELETE", "/nodes/pve1/qemu/106")
+        assert r.asked() - before <= 8
+        assert "not seen: linked clones on nas" in lines
 
 
 async def test_what_has_no_preview_of_its_own_shows_what_stands_there_now() -> None:

@@ -44,14 +44,14 @@ async def test_a_rollback_can_be_taken_back(era: str) -> None:
     async with rig() as r, r.client(era=era) as client:
         guest = vm(r)
         await snapshot(client, guest, "old")
-        guest.config["description"] = "written later"
+        guest.config["keyboard"] = "de"
         await client.call("api_destroy", **rollback(guest, "old"))
-        assert "description" not in guest.config
+        assert "keyboard" not in guest.config
         (name,) = ours(guest)
         change = Book(r.store).list()[0]
         assert f"snapshot/{name}/rollback" in change.undo
         await client.call("change_undo", change=change.id)
-        assert guest.config["description"] == "written later"
+        assert guest.config["keyboard"] == "de"
 
 
 async def test_the_plan_shows_the_snapshot_and_a_person_approves_it_too(era: str) -> None:

@@ -120,7 +120,7 @@ def _take(type_: GuestType) -> Handler:
             guest.snapshots[name] = Snapshot(
                 name,
                 ask.world.clock.seconds(),
-                dict(guest.config),
+                {k: v for k, v in guest.config.items() if not _stays(k)},
                 ask.args.get("description", ""),
                 guest.parent,
                 vmstate=bool(ask.args.get("vmstate")) and guest.running,
@@ -178,11 +178,17 @@ def _go_back(world: World, guest: Guest, name: str, *, start: bool) -> None:
     snapshot = guest.snapshots[name]
     stop_guest(guest)
     guest.pending.clear()
+    stay = {k: v for k, v in guest.config.items() if _stays(k)}
     guest.config.clear()
-    guest.config.update(snapshot.config)
+    guest.config.update({k: v for k, v in snapshot.config.items() if not _stays(k)} | stay)
     guest.parent = name
     if start or snapshot.vmstate:
         start_guest(world, guest)
+
+
+def _stays(name: str) -> bool:
+    """Whether a setting is no part of snapshots: a guest's notes and its unused volumes."""
+    return name == "description" or name.startswith("unused")
 
 
 def _remove(type_: GuestType) -> Handler:

@@ -10,7 +10,7 @@ from pvemcp.call import Intent
 from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews import guest, networks, things, volumes
+from pvemcp.plans.previews import guest, networks, pools, things, volumes
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.named import named
@@ -42,6 +42,7 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
         (r"PUT /cluster/sdn", networks.apply),
         (r"POST /cluster/sdn/rollback", networks.rollback),
         (r"\w+ /cluster/sdn/(?:zones|vnets|controllers).*", networks.sdn_object),
+        (r"(?:PUT|DELETE) /pools(?:/\{poolid\})?", pools.pool),
         (r"(?:PUT|POST|DELETE) /.*", things.thing),
     )
 )

@@ -10,8 +10,10 @@ from pvemcp.plans.preview import Change
 from pvemcp.plans.previews.looking import line, value
 
 _NOT_CONFIG = frozenset(
-    {"node", "vmid", "digest", "delete", "revert", "force", "skiplock", "background_delay"}
+    {"node", "vmid", "digest", "revert", "force", "skiplock", "background_delay"}
 )
+_FLAGS = ("0", "1", "True", "False")
+"""`delete` of a pool's members or of a moved disk's source is no list of names."""
 DISK = re.compile(r"(?:ide|sata|scsi|virtio|unused|mp|efidisk|tpmstate)[0-9]+|rootfs")
 
 
@@ -29,7 +31,8 @@ def config_changes(
     one already, its volume is deleted.
     """
     changes, lost = [], []
-    for key in names(given.get("delete")):
+    listed = str(given.get("delete")) not in _FLAGS
+    for key in names(given.get("delete")) if listed else ():
         key = "ide2" if key == "cdrom" else key  # noqa: PLW2901 - PVE's own alias
         old = config.get(key)
         changes.append(Change(key, "(not set)" if old is None else value(key, old), None))
@@ -37,7 +40,7 @@ def config_changes(
             gone = force or key.startswith("unused")
             lost.append(f"{key} {line(old)} is {'deleted' if gone else 'detached'}")
     for key, new in given.items():
-        if key in _NOT_CONFIG:
+        if key in _NOT_CONFIG or (key == "delete" and listed):
             continue
         old = config.get(key)
         if old is None or str(old) != str(new):

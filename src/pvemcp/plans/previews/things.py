@@ -8,6 +8,7 @@ from typing import Any
 
 from pvemcp.call import Effect, Intent, Target
 from pvemcp.errors import Fault
+from pvemcp.journal.subject import flat
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.guest import Guest, destroy, guest_in
@@ -19,38 +20,56 @@ from pvemcp.pve.client import Pve
 KINDS = {"storage": "storage", "pools": "pool", "firewall": "firewall", "network": "network"}
 _LOCKS_OUT = "a wrong one can cut everybody off this host, the service too"
 SHOWN = 12
-"""Keys of a thing that is deleted, or guests, that are named."""
+"""Keys or entries of a thing that is deleted, or guests, that are named."""
+
+
+_REPLACED = frozenset(("/nodes/{node}/hosts",))
+"""What a POST writes anew as a whole."""
 
 
 async def thing(pve: Pve, intent: Intent) -> Preview:
     """Show what stands there now, and what is put in its place: PVE's GET of the same path."""
     base = replace(await plain(pve, intent), target=_target(intent))
-    readable = await _readable(pve, intent)
-    if not readable:
-        changes, _ = config_changes({}, _given(intent))
-        return replace(base, changes=tuple(changes))
+    given = flat(_given(intent))
+    if not await _readable(pve, intent):
+        return replace(base, changes=tuple(config_changes({}, given)[0]))
     seen = await look({"what is there now": pve.get(intent.path)})
+    base = replace(base, unseen=(*base.unseen, *seen.unseen))
     now = seen["what is there now"]
-    row = now[0] if isinstance(now, list) and len(now) == 1 else now
-    if not isinstance(row, Mapping):
-        changes, _ = config_changes({}, _given(intent))
-        return replace(base, changes=tuple(changes), unseen=(*base.unseen, *seen.unseen))
-    plainly = {k: v for k, v in row.items() if not isinstance(v, (dict, list))}
     gone = intent.verb == "DELETE"
-    changes = [] if gone else config_changes(plainly, _given(intent))[0]
+    if isinstance(now, list) and gone:
+        return _emptied(base, intent, now)
+    if not isinstance(now, Mapping):
+        return replace(base, changes=tuple(config_changes({}, given)[0]))
+    plainly = {k: v for k, v in flat(now).items() if not isinstance(v, list)}
+    base = replace(base, state={k: str(v) for k, v in plainly.items()})
+    if not gone:
+        return replace(base, changes=tuple(config_changes(plainly, given)[0]))
     facts = [(k, value(k, v)) for k, v in sorted(plainly.items()) if k != "digest"][:SHOWN]
+    return replace(base, facts=(*base.facts, *facts), lost=_all_above(intent))
+
+
+def _emptied(base: Preview, intent: Intent, rows: Sequence[Mapping[str, Any]]) -> Preview:
+    """Show what a list holds that is deleted: addresses of a set, rules of a group."""
+    held = [
+        " ".join(f"{k}={value(k, row[k])}" for k in sorted(row) if k not in ("digest", "pos"))
+        for row in rows
+    ]
+    more = [("and", f"{len(held) - SHOWN} more")] if len(held) > SHOWN else []
     return replace(
         base,
-        changes=tuple(changes),
-        facts=(*base.facts, *(facts if gone else ())),
-        lost=(f"{line(intent.path)} as it is above",) if gone else base.lost,
-        unseen=(*base.unseen, *seen.unseen),
-        state={k: str(v) for k, v in plainly.items()},
+        facts=(*base.facts, *(("holds", one) for one in held[:SHOWN]), *more),
+        lost=_all_above(intent) if held else base.lost,
+        state={"holds": held},
     )
 
 
+def _all_above(intent: Intent) -> tuple[str, ...]:
+    return (f"{line(intent.path)} as it is above",)
+
+
 async def _readable(pve: Pve, intent: Intent) -> bool:
-    if intent.verb == "POST":
+    if intent.verb == "POST" and intent.template not in _REPLACED:
         return False
     try:
         match = (await pve.description()).match("GET", intent.path)

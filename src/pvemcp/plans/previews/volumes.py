@@ -56,8 +56,12 @@ def backup_line(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{text}; {more} older" if more else text
 
 
-async def holders(pve: Pve, vmid: int, config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+async def holders(
+    pve: Pve, vmid: int, config: Mapping[str, Any], searched: int
+) -> tuple[list[str], list[str]]:
     """Return the volumes that are linked clones of this guest's, and what could not be seen.
+
+    At most `searched` storages are looked through.
 
     Only a template has any: PVE names their volumes `base-VMID-…/…`, which stands in the volid of
     each clone (seen on PVE 9.1), so the configurations of the others need not be read.
@@ -70,8 +74,9 @@ async def holders(pve: Pve, vmid: int, config: Mapping[str, Any]) -> tuple[list[
     by_name = {str(r["storage"]): str(r["node"]) for r in places}
     seen = await look({
         f"volumes on {name}": pve.get(f"/nodes/{node}/storage/{name}/content")
-        for name, node in by_name.items()
+        for name, node in sorted(by_name.items())[:searched]
     })  # fmt: skip
+    seen.unseen += [f"linked clones on {name}" for name in sorted(by_name)[searched:]]
     base = re.compile(rf"(?:base|basevol)-{vmid}-")
     clones = {
         f"{row.get('vmid') or owner(str(row['volid']))} ({line(row['volid'])})"
