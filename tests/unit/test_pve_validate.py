@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pvemcp.errors import Invalid
 from pvemcp.pve import formats, patterns
 from pvemcp.pve.schema import Method, Parameter, parameter_of
+from pvemcp.pve.schema import method_of as read
 from pvemcp.pve.validate import validate
 from tests.unit.pve_tree import method_of
 
@@ -233,3 +234,31 @@ def test_hostile_sizes_do_not_hang_the_judgement() -> None:
         for name in ("net0", "name", "cores", "startdate", "x" * 100_000):
             with contextlib.suppress(Invalid):
                 validate(CONFIG, {**HERE, name: value})
+
+
+NAME = {"properties": {"rule": {"type": "string"}}, "additionalProperties": 0}
+KINDS = {
+    "type-property": "type",
+    "type-property-schema": {"type": "string", "enum": ["node", "guest"]},
+    "oneOf": [
+        {
+            "instance-type": kind,
+            "additionalProperties": 0,
+            "properties": {"guests": {"type": "string"}, f"{kind}s": {"type": "string"}},
+        }
+        for kind in ("node", "zone")
+    ],
+}
+
+
+def test_a_method_that_pve_composes_of_kinds_has_the_parameters_of_all() -> None:
+    """As PVE 9.2 describes the rules of high availability."""
+    method = read("/rules", "POST", {"parameters": {"allOf": [NAME, KINDS]}})
+    needed = {parameter.name: not parameter.optional for parameter in method.parameters}
+    assert needed == {"rule": True, "type": True, "guests": True, "nodes": False, "zones": False}
+    given = {"rule": "a", "type": "node", "guests": "vm:100"}
+    assert validate(method, {**given, "nodes": "pve1"}) == {**given, "nodes": "pve1"}
+    with pytest.raises(Invalid, match="other"):
+        validate(method, {**given, "other": 1})
+    with pytest.raises(Invalid, match="guests"):
+        validate(method, {"rule": "a", "type": "node"})

@@ -93,18 +93,41 @@ def _bound(value: Any) -> float | None:
 def method_of(path: str, verb: str, schema: Mapping[str, Any]) -> Method:
     """Read one method from PVE's description of it, as it stands under `info` and a verb."""
     given = schema.get("parameters") or {}
-    properties = given.get("properties") or {}
     proxy_to = schema.get("proxyto")
     return Method(
         path=path,
         verb=verb,
         name=schema.get("name") or "",
         description=schema.get("description") or "",
-        parameters=tuple(parameter_of(name, about) for name, about in properties.items()),
-        extra_parameters=bool(given.get("additionalProperties", 1)),
+        parameters=tuple(parameter_of(name, about) for name, about in _properties(given).items()),
+        extra_parameters=_extra(given),
         permissions=schema.get("permissions"),
         protected=bool(schema.get("protected")),
         proxy_to=proxy_to if isinstance(proxy_to, str) else "",
         allow_token=bool(schema.get("allowtoken", 1)),
         returns=schema.get("returns") or {},
     )
+
+
+def _properties(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schemas of all parameters, by name.
+
+    PVE 9.2 composes some methods, such as those of HA rules: `allOf` parts, of which one is `oneOf`
+    kinds, told apart by a parameter. What not all kinds demand is optional here.
+    """
+    found = dict(given.get("properties") or {})
+    for part in given.get("allOf") or ():
+        found |= _properties(part)
+    kinds = [_properties(kind) for kind in given.get("oneOf") or ()]
+    if kinds and (name := given.get("type-property")):
+        found[name] = given.get("type-property-schema") or {}
+    for name, about in ((name, about) for kind in kinds for name, about in kind.items()):
+        demanded = all(name in kind and not kind[name].get("optional") for kind in kinds)
+        found.setdefault(name, about if demanded else {**about, "optional": 1})
+    return found
+
+
+def _extra(given: Mapping[str, Any]) -> bool:
+    """Whether names that are not described are taken."""
+    parts = [*(given.get("allOf") or ()), *(given.get("oneOf") or ())]
+    return any(map(_extra, parts)) if parts else bool(given.get("additionalProperties", 1))

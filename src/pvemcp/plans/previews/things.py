@@ -37,7 +37,7 @@ async def thing(pve: Pve, intent: Intent) -> Preview:
     base = replace(base, unseen=(*base.unseen, *seen.unseen))
     now = seen["what is there now"]
     gone = intent.verb == "DELETE"
-    if isinstance(now, list) and gone:
+    if isinstance(now, list) and gone and "/firewall/" in intent.template:
         return _emptied(base, intent, now)
     if not isinstance(now, Mapping):
         return replace(base, changes=tuple(config_changes({}, given)[0]))
