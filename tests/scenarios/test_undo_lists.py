@@ -120,6 +120,7 @@ DISKS: list[Write] = [
     ("POST", "/nodes/pve1/lxc/109/move_volume",
      {"volume": "rootfs", "storage": "nas", "delete": 1}),
     ("PUT", "/nodes/pve1/qemu/108/config", {"scsi1": "local-lvm:4"}),
+    ("PUT", "/nodes/pve1/qemu/108/config", {"boot": "order=scsi1;net0"}),
     ("POST", "/nodes/pve1/qemu/108/move_disk",
      {"disk": "scsi1", "target-vmid": 106, "target-disk": "scsi3"}),
 ]  # fmt: skip

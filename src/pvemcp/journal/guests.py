@@ -207,4 +207,10 @@ def _reassigned(facts: Facts, name: str) -> Recipe:
     parts = facts.path.split("/")
     parts[4] = facts.text("target-vmid")
     values = {key: there, "target-vmid": facts.text("vmid"), f"target-{key}": name}
-    return Recipe((Request("POST", "/".join(parts), values),), keys=(name,))
+    back = [Request("POST", "/".join(parts), values)]
+    keys = [name]
+    boot = facts.before.get("boot")
+    if boot is not None and facts.after.get("boot") != boot:  # PVE takes the disk out of it
+        back.append(Request("PUT", f"{facts.guest}/config", {"boot": boot}))
+        keys.append("boot")
+    return Recipe(tuple(back), keys=tuple(keys))

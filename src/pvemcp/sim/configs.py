@@ -13,7 +13,7 @@ from pvemcp.sim.guests import check_digest, refuse_locked
 from pvemcp.sim.refusal import failed, forbidden, rejected
 from pvemcp.sim.sdn import zone_of
 from pvemcp.sim.validate import find, split_list
-from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of, volid
+from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of, unboot, volid
 from pvemcp.sim.world import Guest, World
 
 SECRET = "*" * 10
@@ -192,7 +192,9 @@ def _remove(guest: Guest, key: str, *, live: bool, force: bool = False) -> None:
         return
     if not live:
         guest.pending[key] = None
-    elif is_drive(key) and not force:
+        return
+    unboot(guest.config, key)
+    if is_drive(key) and not force:
         detach(guest.config, key)
     else:
         del guest.config[key]

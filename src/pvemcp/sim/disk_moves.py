@@ -23,7 +23,7 @@ from pvemcp.sim.progress import convert_lines, mirror_lines
 from pvemcp.sim.refusal import TaskFailure, failed, rejected
 from pvemcp.sim.tasks import Work
 from pvemcp.sim.usage import disk_size, disks
-from pvemcp.sim.volumes import detach, free_volume, need_storage, storage_of, volid
+from pvemcp.sim.volumes import detach, free_volume, need_storage, storage_of, unboot, volid
 from pvemcp.sim.world import Guest, GuestType
 
 _KINDS = {"qemu": ("disk", "qmmove"), "lxc": ("volume", "move_volume")}
@@ -94,6 +94,7 @@ def _reassigning(ask: Ask, guest: Guest, name: str, there: str) -> Work:
 
     def apply() -> None:
         value = str(guest.config.pop(name))
+        unboot(guest.config, name)
         new = free_volume(world, target, storage_of(value), set())
         target.config[there] = ",".join([new, *value.split(",")[1:]])
 

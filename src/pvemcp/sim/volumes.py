@@ -85,6 +85,13 @@ def detach(config: dict[str, Any], key: str) -> None:
     config[f"unused{number}"] = volid(value)
 
 
+def unboot(config: dict[str, Any], device: str) -> None:
+    """Take a device out of the boot order of a VM that loses it."""
+    head, equals, order = str(config.get("boot", "")).partition("order=")
+    if equals:
+        config["boot"] = head + equals + ";".join(d for d in order.split(";") if d != device)
+
+
 def linked_clones(world: World, guest: Guest) -> Iterator[str]:
     """Return the base volumes of a template that other guests build on."""
     bases = {volid(value) for value in disks(guest.config).values()}
