@@ -31,7 +31,7 @@ class Request:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = _flat(value)
     return text if len(text) <= LONGEST else f"{text[:40]}… ({len(text)} characters)"
 
 
@@ -143,10 +143,15 @@ def _line(name: str, old: Any, new: Any) -> list[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return " ".join(f"{key}={each}" for key, each in value.items())
+        return " ".join(f"{key}={_flat(each)}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "nothing"
-    return str(value)
+    return _flat(value)
+
+
+def _flat(value: Any) -> str:
+    """Write a value on one line: notes of a guest must not look like further lines of ours."""
+    return " ".join(str(value).split())
 
 
 def told(change: Change, when: str) -> list[str]:

@@ -21,6 +21,7 @@ from pvemcp.tools.render import json_within_budget, moment, within_budget
 from pvemcp.tools.rows import Page, write
 from pvemcp.tools.tasks import Wait, moment_since
 from pvemcp.tools.tool import Format, tool
+from pvemcp.tools.untrusted import note, quoted
 from pvemcp.tools.written import WRITE, put_back, state_now
 
 COLUMNS = ("id", "time", "tool", "what", "outcome", "undo")
@@ -83,6 +84,7 @@ async def change_show(
     found = await changes.completed(pve, await _own(pve, changes, change))
     moved = await _moved(pve, host, found) if found.after is not None else []
     if format == "json":
+        note(pve.call, f"{found.id} values")
         shown = {
             **_row(found),
             "call": found.call,
@@ -97,16 +99,13 @@ async def change_show(
             "moved": moved,
         }
         return json_within_budget(shown, rest="")
-    return within_budget("\n".join(_lines(found, moved)), rest="")
-
-
-def _lines(change: Change, moved: list[str]) -> list[str]:
-    lines = told(change, moment(change.time))
-    if change.recipe.why_not:
-        return lines
-    if moved:
-        return [*lines, "since then, so that it cannot be undone now:", *(f"  {m}" for m in moved)]
-    return [*lines, f'nothing has moved since: change_undo(change="{change.id}")']
+    lines = told(found, moment(found.time))
+    if moved and not found.recipe.why_not:
+        lines += ["since then, so that it cannot be undone now:", *(f"  {each}" for each in moved)]
+    text = quoted(pve.call, f"{found.id} values", "\n".join(lines))
+    if not moved and not found.recipe.why_not:
+        text += f'\nnothing has moved since: change_undo(change="{found.id}")'
+    return within_budget(text, rest="")
 
 
 async def _own(pve: Pve, changes: Changes, id_: str) -> Change:

@@ -89,7 +89,7 @@ async def _journaled(
         yield
         return
     params = {"vmid": guest.vmid, **{name: value for name, value in params.items() if value}}
-    intent = Intent(WRITE, f"{id_} {file}", Effect.DESTROY, params=params, node=guest.node)
+    intent = Intent(WRITE, f"{id_} {flat(file)}", Effect.DESTROY, params=params, node=guest.node)
     subject = Subject("guest", intent.path, lambda pve: _state(pve, host, guest, file), _undo)
     async with changes.around(pve, intent, subject):
         yield
@@ -133,18 +133,19 @@ async def _part(pve: Pve, host: Host, guest: Guest, file: str) -> Part:
 
 async def _told(pve: Pve, host: Host, guest: Guest, file: str, new: New | None) -> list[str]:
     """Say what a file is now, and what becomes of it; its lines are text of others."""
+    named = flat(file)
     try:
         state = await _state(pve, host, guest, file)
     except Fault as fault:
-        return [f"not seen: what {file} is now: {flat(fault.message)}"]
+        return [f"not seen: what {named} is now: {flat(fault.message)}"]
     if not state:
-        return [f"{file} is not there yet"]
+        return [f"{named} is not there yet"]
     size = state["bytes"]
     if new is None:
-        return [f"{file}, of {size} bytes, is removed"]
+        return [f"{named}, of {size} bytes, is removed"]
     if new.append:
-        return [f"{file} has {size} bytes now; {len(new.data)} are added"]
-    return [f"{file}: {size} bytes -> {len(new.data)} bytes", *_lines(state, new)]
+        return [f"{named} has {size} bytes now; {len(new.data)} are added"]
+    return [f"{named}: {size} bytes -> {len(new.data)} bytes", *_lines(state, new)]
 
 
 def _lines(state: State, new: New) -> list[str]:
