@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +140,32 @@ async def test_a_reload_and_an_apply_say_beforehand_that_they_cannot_be_undone()
             assert "no way back is known" not in plan
             await write(client, verb, path, {})
             assert newest(r).recipe.why_not in plan
+
+
+async def test_what_a_refused_write_has_done_before_comes_back() -> None:
+    async with rig() as r, r.client() as client:
+        before, path = picture(r.world), "/nodes/pve1/qemu/106/config"
+        with pytest.raises(ToolFault, match="unable to create image"):
+            await write(client, "PUT", path, {"cores": 6, "scsi5": "nas:99999"})
+        change = newest(r)
+        assert (change.outcome, change.undo) == ("failed", f"PUT {path} revert=cores")
+        assert "cores (pending): set to 6" in await client.call("change_show", change=change.id)
+        await client.call("change_undo", change=change.id)
+        assert picture(r.world) == before
+
+
+async def test_what_waited_and_counts_now_is_no_part_of_the_change() -> None:
+    async with rig() as r, r.client() as client:
+        path = "/nodes/pve1/qemu/106/config"
+        config = r.world.guests[106].config
+        notes = config.get("description")
+        with pytest.raises(ToolFault, match="unable to create image"):
+            await write(client, "PUT", path, {"cores": 6, "scsi5": "nas:99999"})
+        await write(client, "PUT", path, {"description": "other"})
+        assert config["cores"] == 6
+        said = await client.call("change_undo", change=newest(r).id)
+        assert "not brought back: what waited for the next start counts now: cores" in said
+        assert (config.get("description"), config["cores"]) == (notes, 6)
 
 
 async def test_what_the_api_cannot_set_is_said_to_be_lost() -> None:

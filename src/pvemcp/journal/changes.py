@@ -13,7 +13,7 @@ from pvemcp.audit import Audit
 from pvemcp.call import Call, Effect, Intent
 from pvemcp.errors import Fault, Uncertain
 from pvemcp.journal.book import Book, kept
-from pvemcp.journal.change import Change, Recipe, State, never
+from pvemcp.journal.change import Change, Recipe, State, differences, never
 from pvemcp.journal.commits import Commit, Commits
 from pvemcp.journal.guests import SAFETY
 from pvemcp.journal.overdue import Overdue
@@ -81,9 +81,7 @@ class Changes:
             self._end(sent, "uncertain", str(fault), never("whether it happened is not known"))
             raise
         except Fault as fault:
-            self._end(sent, "failed", str(fault), never("it was refused, so nothing was changed"))
-            if sent.commit:
-                await self._forget(sent)
+            await self._failed(pve, sent, fault)
             raise
         except BaseException:
             self._end(sent, "uncertain", "cut off", never("whether it happened is not known"))
@@ -95,6 +93,22 @@ class Changes:
             pve.call.changes.append(sent)
         else:
             await self._complete(pve, sent, "done", "")
+
+    async def _failed(self, pve: Pve, sent: Sent, fault: Fault) -> None:
+        """Close a change that PVE refused. It may have done a part before.
+
+        Seen on PVE 9.2: settings that came before a disk that cannot be made stay, as pending.
+        """
+        after = await _read(pve, sent.subject)
+        if sent.before is None or after is None or not differences(sent.before, after):
+            recipe = never("it was refused, so nothing was changed")
+            self._end(sent, "failed", str(fault), recipe)
+        else:
+            recipe = await _recipe(pve, sent, after)
+            with _loud(sent):
+                self.book.close(sent.id, "failed", error=str(fault), after=after, recipe=recipe)
+        if sent.commit:
+            await self._forget(sent)
 
     async def _begin(self, pve: Pve, intent: Intent, subject: Subject) -> Sent:
         await self._settle(pve, [s for s in _under_way(pve) if s.intent.scope == intent.scope])

@@ -72,13 +72,32 @@ def config_undo(facts: Facts) -> Recipe:
         return never("the configuration could not be seen")
     method = facts.description.method(facts.verb, facts.template)
     back = _Back(lost=list(hidden(facts, method)) if method else [])
-    changed = [n for n in differences(facts.before, facts.after) if n not in _MADE]
+    waited = _counting_now(facts)
+    changed = [
+        n
+        for n in differences(facts.before, facts.after)
+        if n not in _MADE and n.removesuffix(PENDING) not in waited
+    ]
+    if waited:
+        back.lost.append(f"what waited for the next start counts now: {', '.join(waited)}")
     for name in changed:
         _plan(facts, back, name)
     requests = _requests(facts, back)
     if not requests:
         return never("; ".join(back.lost) or "nothing has changed")
     return Recipe(tuple(requests), tuple(back.lost), keys=tuple(changed))
+
+
+def _counting_now(facts: Facts) -> list[str]:
+    """Return the settings that waited before: a write to a stopped guest makes them count."""
+    waited = [n for n in facts.before if n.endswith(PENDING) and n not in facts.after]
+    names = [name.removesuffix(PENDING) for name in waited]
+    return [
+        name
+        for name in names
+        if facts.before[f"{name}{PENDING}"] == facts.after.get(name, REMOVED)
+        and name not in facts.params
+    ]
 
 
 def _plan(facts: Facts, back: _Back, name: str) -> None:

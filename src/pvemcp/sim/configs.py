@@ -10,10 +10,19 @@ from pvemcp.pve.schema import Parameter
 from pvemcp.sim import lxc_options, qemu_options
 from pvemcp.sim.declare import Ask, flag, text
 from pvemcp.sim.guests import check_digest, refuse_locked
-from pvemcp.sim.refusal import failed, forbidden, rejected
+from pvemcp.sim.refusal import Refusal, failed, forbidden, rejected
 from pvemcp.sim.sdn import zone_of
 from pvemcp.sim.validate import find, split_list
-from pvemcp.sim.volumes import allocated, detach, is_drive, is_new, storage_of, unboot, volid
+from pvemcp.sim.volumes import (
+    allocated,
+    detach,
+    is_drive,
+    is_new,
+    need_storage,
+    storage_of,
+    unboot,
+    volid,
+)
 from pvemcp.sim.world import Guest, World
 
 SECRET = "*" * 10
@@ -158,11 +167,11 @@ def write(
 
     With `force` the volumes of removed drives go too.
     """
-    taken: set[str] = set()
-    made = {
-        key: allocated(world, guest, str(value), taken) if is_drive(key) else value
-        for key, value in changes.items()
-    }
+    made = _made(world, guest, changes)
+    if not guest.running:
+        removals = [*removals, *(key for key, value in guest.pending.items() if value is None)]
+        made = {k: v for k, v in guest.pending.items() if v is not None} | made
+        guest.pending.clear()
     live = qemu_options.LIVE if guest.type == "qemu" else lxc_options.LIVE
     for key, value in made.items():
         if guest.running and family(key) not in live:
@@ -172,6 +181,22 @@ def write(
             guest.pending.pop(key, None)
     for key in removals:
         _remove(guest, key, live=not guest.running or family(key) in live, force=force)
+
+
+def _made(world: World, guest: Guest, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the volumes that settings ask for. PVE keeps what comes before one that fails."""
+    for key, value in changes.items():
+        if is_drive(key) and (storage := storage_of(str(value))):
+            need_storage(world, storage)
+    taken: set[str] = set()
+    made: dict[str, Any] = {}
+    for key, value in changes.items():
+        try:
+            made[key] = allocated(world, guest, str(value), taken) if is_drive(key) else value
+        except Refusal:
+            guest.pending.update(made)
+            raise
+    return made
 
 
 def _set(guest: Guest, key: str, value: Any) -> None:

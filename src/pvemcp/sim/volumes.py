@@ -52,8 +52,11 @@ def allocated(world: World, guest: Guest, value: str, taken: set[str]) -> str:
             need_storage(world, storage)
         return value
     need_storage(world, match[1])
+    size = parse_size(match[2] + "G")
+    if size > world.storages[match[1]].total:
+        raise failed("unable to create image: the size is too large")
     name = free_volume(world, guest, match[1], taken)
-    return f"{name}{comma}{rest},size={show_size(parse_size(match[2] + 'G'))}"
+    return f"{name}{comma}{rest},size={show_size(size)}"
 
 
 def free_volume(world: World, guest: Guest, storage: str, taken: set[str]) -> str:
