@@ -59,6 +59,13 @@ async def test_a_guest_without_a_backup_says_so() -> None:
         assert "last backup: none was found" in text
 
 
+async def test_a_guest_that_is_not_listed_is_in_an_unknown_state() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        text = await client.call("api_destroy", path="/nodes/pve1/qemu/999", dry_run=True)
+        assert "state: unknown" in text
+        assert "not seen: config: " in text
+
+
 async def test_a_token_that_sees_little_makes_a_plan_that_says_so() -> None:
     async with rig() as r:
         token = r.world.token("poor@pve", roles={"/vms/106": "PVEVMAdmin"})

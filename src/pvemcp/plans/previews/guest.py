@@ -108,7 +108,7 @@ def state(seen: Seen) -> dict[str, Any]:
 def running(seen: Seen) -> str:
     """Say in which state a guest is and for how long."""
     status = seen["status"] or {}
-    text = "template" if status.get("template") else str(status.get("status", "unknown"))
+    text = "template" if status.get("template") else str(status.get("status") or "unknown")
     if status.get("uptime"):
         text += f" for {duration(float(status['uptime']))}"
     if status.get("lock"):
