@@ -150,6 +150,12 @@ async def _approved(
         found = _own(gate, id_, grant)
         if asked_before:
             dialog.answered(found, request.params)
+        elif found.state == "waiting" and found.digest != plan.digest:
+            raise Denied(
+                f"the approval {id_} waits for another plan: the arguments or the target are not "
+                "what they were",
+                hint="Make the call without it: a person is asked anew.",
+            )
     else:
         _shows(call)
         found = gate.approvals.ask(call, question(plan, call, shown=request.shown), judgement)

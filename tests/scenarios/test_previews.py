@@ -158,6 +158,17 @@ async def test_an_approval_is_void_once_its_target_has_changed(change: str) -> N
         assert 106 in r.world.guests
 
 
+async def test_nobody_is_waited_for_about_a_plan_that_no_longer_holds() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        r.patience = 3600.0
+        call = {"path": "/nodes/pve1/qemu/106"}
+        id_ = id_in(await refused(client, "api_destroy", **call))
+        r.world.guests[106].config["description"] = "do not touch"
+        text = await refused(client, "api_destroy", **call, approval=id_)
+        assert f"the approval {id_} waits for another plan" in text
+        assert "Make the call without it" in text
+
+
 async def test_names_and_notes_of_a_guest_cannot_forge_lines_of_a_plan() -> None:
     async with rig() as r, r.client(policy=Policy()) as client:
         guest = r.world.guests[106]
