@@ -19,7 +19,7 @@ from pvemcp.tools.registry import TOOLS
 from tests.scenarios.test_http import DISCOVER, HEADERS, Web, web
 
 T = TypeVar("T")
-HASTY = 10.0
+HASTY = 30.0
 """Seconds after which an answer counts as a hang."""
 
 EXAMPLES = settings(
