@@ -12,7 +12,7 @@ from pvemcp.access.approvals import Approval, Person
 from pvemcp.errors import Conflict, Denied, Fault, Invalid
 from pvemcp.page.html import go, render
 from pvemcp.page.rights import missing
-from pvemcp.page.site import PREFIX, Page, form, held, note, visitor
+from pvemcp.page.site import PREFIX, Page, form, held, note, refused, visitor
 from pvemcp.page.visits import Visit
 
 REFRESH = 10
@@ -127,7 +127,7 @@ async def answered(page: Page, request: Request) -> Response:
             case _:
                 raise Invalid("the form says neither yes nor no")
     except Fault as fault:
-        note(page, request, tool, visit.userid, about=about, failed=fault.message)
+        refused(page, request, tool, visit, about, fault)
         if isinstance(fault, (Invalid, Conflict)):
             fresh = await judged(page, visit, page.approvals.get(id_))
             status = 400 if isinstance(fault, Invalid) else 409

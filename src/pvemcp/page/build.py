@@ -60,6 +60,7 @@ def with_page(parts: Parts, service: ASGIApp) -> ASGIApp:
         people=People(parts.pve.transport),
         visits=Visits(parts.clock),
         attempts=Attempts(parts.clock),
+        refused=Attempts(parts.clock),
         description=parts.pve.description,
         sessions=parts.sessions,
         freezes=parts.freezes,

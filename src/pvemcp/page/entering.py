@@ -65,16 +65,20 @@ async def log_in(page: Page, request: Request) -> Response:
     if not userid or not password or len(password) > _LONGEST:
         text = "Give the name of a person's account (not an API token) and its password."
         return await _login_form(page, request, after, trouble=text, status=400, name=name[:64])
-    if userid == SERVICE:
-        return await _refused(page, request, userid, after, "it is the service's own account")
     try:
-        found = await _tried(page, request, partial(page.people.log_in, userid, password))
+        found = await _tried(page, request, partial(_by_password, page, userid, password))
     except (Unauthenticated, Rejected) as fault:
         return await _refused(page, request, userid, after, fault.message)
     if isinstance(found, Challenge):
         page.visits.challenge(page.cookies.get(request, "login"), found, after)
         return go(f"{PREFIX}/code")
     return _enter(page, request, found, after)
+
+
+async def _by_password(page: Page, userid: str, password: str) -> Ticket | Challenge:
+    if userid == SERVICE:
+        raise Unauthenticated("it is the service's own account")
+    return await page.people.log_in(userid, password)
 
 
 async def show_code(page: Page, request: Request) -> Response:
@@ -157,17 +161,22 @@ async def come_back(page: Page, request: Request) -> Response:
     """GET /page/openid: the provider has sent the person back."""
     query = request.query_params
     after = _unsealed(page, page.cookies.get(request, "openid"), query.get("state", ""))
+    if after is None:  # any page can send a browser here: nothing was tried, nothing is noted
+        text = "This login was not begun in this browser, or too long ago. Begin it again."
+        return await _login_form(page, request, HOME, trouble=text, status=401)
+    login = partial(_by_provider, page, query.get("code", ""), query["state"])
     try:
-        if after is None:
-            raise Denied("this login was not begun in this browser, or too long ago")
-        if not query.get("code"):
-            raise Unauthenticated("the provider did not log in anybody")
-        login = partial(page.people.openid, query["code"], query["state"], _return(page))
         response = _enter(page, request, await _tried(page, request, login), after)
     except (Denied, Unauthenticated, Rejected) as fault:
         response = await _refused(page, request, "an OpenID account", HOME, fault.message)
     page.cookies.drop(response, "openid")
     return response
+
+
+async def _by_provider(page: Page, code: str, state: str) -> Ticket:
+    if not code:
+        raise Unauthenticated("the provider did not log in anybody")
+    return await page.people.openid(code, state, _return(page))
 
 
 def _return(page: Page) -> str:

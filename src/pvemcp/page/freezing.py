@@ -12,7 +12,7 @@ from pvemcp.access.freeze import EVERYONE, MODES
 from pvemcp.errors import Conflict, Fault, Invalid
 from pvemcp.page.html import go, render
 from pvemcp.page.records import SEE_ALL
-from pvemcp.page.site import PREFIX, Page, form, held, note, require, visitor
+from pvemcp.page.site import PREFIX, Page, form, held, note, refused, require, visitor
 
 MAY_FREEZE = "Sys.Modify"
 """On /: whoever may change every node of PVE may stop and start its clients."""
@@ -44,7 +44,7 @@ async def answered(page: Page, request: Request) -> Response:
             raise Invalid("the form says neither to freeze nor to thaw")
         does(page, visit.userid, given)
     except Fault as fault:
-        note(page, request, kind, visit.userid, about=about, failed=fault.message)
+        refused(page, request, kind, visit, about, fault)
         raise
     note(page, request, kind, visit.userid, about=about)
     with contextlib.suppress(Fault):  # no cluster

@@ -54,6 +54,9 @@ class Page:
     people: People
     visits: Visits
     attempts: Attempts
+    """Logins, by address."""
+    refused: Attempts
+    """Forms that were refused to somebody who has logged in, by person."""
     description: Callable[[], Awaitable[Description]]
     sessions: Callable[[], Sequence[Mapping[str, object]]]
     freezes: Freezes
@@ -192,6 +195,9 @@ def visitor(page: Page, request: Request) -> Visit:
 async def form(page: Page, request: Request) -> tuple[Visit, dict[str, str]]:
     """Return session and fields of a form that one who has logged in sends from our page."""
     visit = visitor(page, request)
+    if (wait := page.refused.wait(visit.userid)) > 0:  # each one is in the audit
+        text = "Too many forms of yours were refused."
+        raise Limited("forms", text, hint=f"Try again in {int(wait) + 1} s.", wait=wait)
     given = await fields(request, page.base)
     if not holds(given.get("token", ""), visit.token):
         raise Denied(
@@ -199,6 +205,14 @@ async def form(page: Page, request: Request) -> tuple[Visit, dict[str, str]]:
             hint="Open the page again and repeat it there.",
         )
     return visit, given
+
+
+def refused(
+    page: Page, request: Request, kind: str, visit: Visit, about: Mapping[str, Any], fault: Fault
+) -> None:
+    """Note, and count, that somebody was refused what a form asks for."""
+    page.refused.failed(visit.userid)
+    note(page, request, kind, visit.userid, about=about, failed=fault.message)
 
 
 async def held(page: Page, visit: Visit, path: str, *, anew: bool = False) -> frozenset[str]:

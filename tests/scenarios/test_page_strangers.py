@@ -1,0 +1,57 @@
+"""Who may do nothing at the approval page cannot fill the audit through it either."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pvemcp.access.attempts import FAILURES
+from pvemcp.audit import Audit
+from tests.scenarios.browsing import PASSWORD, Site, site
+
+MANY = FAILURES + 10
+
+
+def noted(s: Site, kind: str) -> int:
+    """Return how many events of a kind are in the audit."""
+    return sum(one.kind == kind for one in Audit(s.rig.store, None).events(1000))
+
+
+async def test_a_return_from_a_provider_that_nobody_was_sent_to_leaves_no_trace() -> None:
+    async with site() as s:
+        person = s.person()
+        for query in ("", "?code=x", "?code=x&state=y"):
+            person.cookies["pvemcp-openid"] = "e30.00"
+            assert (await person.get(f"/page/openid{query}")).status == 401
+        assert noted(s, "page login") == 0
+        assert (await person.get("/page/login")).status == 200
+
+
+async def test_logins_as_the_services_own_account_are_slowed_down_as_all_are() -> None:
+    async with site() as s:
+        person = s.person()
+        hidden = (await person.get("/page/login")).hidden
+        given = {**hidden, "name": "pvemcp", "password": PASSWORD, "realm": "pve"}
+        answers = await asyncio.gather(*(person.post("/page/login", given) for _ in range(MANY)))
+        assert {answer.status for answer in answers} == {401, 429}
+        assert noted(s, "page login") == FAILURES
+
+
+async def test_a_person_who_is_refused_again_and_again_must_wait() -> None:
+    async with site() as s:
+        found = await s.asked()
+        nobody, other = await s.entered("dora@pve"), await s.entered("carol@pve", vms="PVEVMAdmin")
+        token = (await nobody.get("/page/")).text.split('name="token" value="')[1].split('"')[0]
+        tried = ("/page/freeze", {"do": "freeze", "mode": "all"}), (
+            f"/page/{found.id}", {"verdict": "approve"},
+        )  # fmt: skip
+        statuses = [
+            (await nobody.post(path, {**given, "token": token})).status
+            for _ in range(MANY)
+            for path, given in tried
+        ]
+        assert statuses[:FAILURES] == [403] * FAILURES
+        assert set(statuses[FAILURES:]) == {429}
+        assert noted(s, "page freeze") + noted(s, "page approve") == FAILURES
+        assert (await other.fill(f"/page/{found.id}", verdict="approve")).status == 303
+        s.steady[0] += 61
+        assert (await nobody.post(tried[0][0], {**tried[0][1], "token": token})).status == 403
