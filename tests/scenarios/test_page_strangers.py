@@ -1,11 +1,13 @@
-"""Who may do nothing at the approval page cannot fill the audit through it either."""
+"""Strangers at the approval page, and persons with few rights, who try more than they may."""
 
 from __future__ import annotations
 
 import asyncio
 
 from pvemcp.access.attempts import FAILURES
+from pvemcp.access.policy import Judgement, Policy
 from pvemcp.audit import Audit
+from pvemcp.call import Call, Verdict
 from tests.scenarios.browsing import PASSWORD, Site, site
 
 MANY = FAILURES + 10
@@ -55,3 +57,41 @@ async def test_a_person_who_is_refused_again_and_again_must_wait() -> None:
         assert (await other.fill(f"/page/{found.id}", verdict="approve")).status == 303
         s.steady[0] += 61
         assert (await nobody.post(tried[0][0], {**tried[0][1], "token": token})).status == 403
+
+
+class Always(Policy):
+    """Asks about every write."""
+
+    def judge(self, call: Call, writes: object) -> Judgement:  # noqa: ARG002
+        return Judgement(Verdict.ASK, "all", channel="person")
+
+
+async def test_who_has_no_space_on_a_storage_approves_no_new_disk_there() -> None:
+    async with site(Always()) as s:
+        async with s.web.client() as client:
+            asked = {"path": "/nodes/pve1/qemu/100/config", "params": {"scsi5": "local-lvm:32"}}
+            await client.raw("api_change", method="POST", **asked)
+        found = s.approvals.all()[0]
+        person = await s.entered("carol@pve", vms_100="PVEVMAdmin")
+        shown = await person.get(f"/page/{found.id}")
+        assert "Datastore.AllocateSpace on /storage/local-lvm" in shown.said
+        token = shown.text.split('name="token" value="')[1].split('"')[0]
+        refused = await person.post(f"/page/{found.id}", {"token": token, "verdict": "approve"})
+        assert refused.status == 403
+        assert s.approvals.get(found.id).state == "waiting"
+        s.rig.world.grant("/storage/local-lvm", "carol@pve", "PVEDatastoreUser")
+        await person.fill(f"/page/{found.id}", verdict="approve")
+        assert s.approvals.get(found.id).state == "approved"
+
+
+async def test_root_approves_only_while_pve_knows_the_ticket() -> None:
+    async with site() as s:
+        found = await s.asked()
+        s.rig.world.access.users["root@pam"].password = PASSWORD
+        person = s.person()
+        assert (await person.log_in("root@pam", realm="pam")).status == 303
+        hidden = (await person.get(f"/page/{found.id}")).hidden
+        s.rig.world.clock.advance(3 * 3600)
+        answer = await person.post(f"/page/{found.id}", {**hidden, "verdict": "approve"})
+        assert answer.header("location").startswith("/page/login")
+        assert s.approvals.get(found.id).state == "waiting"

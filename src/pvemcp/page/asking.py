@@ -55,8 +55,10 @@ async def judged(page: Page, visit: Visit, approval: Approval, *, anew: bool = F
     async def holds(path: str) -> frozenset[str]:
         return await held(page, visit, path, anew=anew)
 
+    # Also of who lacks nothing anywhere: PVE must still know the ticket.
+    everywhere = await held(page, visit, "/", anew=anew)
     lacks = await missing(visit.userid, approval.writes, description, holds)
-    whole = not lacks or "Sys.Audit" in await held(page, visit, "/")
+    whole = not lacks or "Sys.Audit" in everywhere
     return Shown(approval, lacks, whole)
 
 

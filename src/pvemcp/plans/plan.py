@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -174,7 +175,11 @@ _NAMES = frozenset(
     """
     node vmid newid vms pool poolid storage target-storage target-vmid targetstorage realm userid
     groups zone vnet path id fabric_id node_id volume
+    archive ostemplate cdrom rootfs unprivileged
     """.split()
+)
+_USES = re.compile(
+    r"(?:ide|sata|scsi|virtio|efidisk|tpmstate|unused|mp|net|hostpci|usb|virtiofs)[0-9]+|.*storage"
 )
 """Parameters that PVE's permissions are about: names of things, no secrets."""
 
@@ -184,7 +189,8 @@ def _given(intent: Intent) -> dict[str, str]:
     if intent.verb == "RUN":
         return {}
     return {
-        name: _written(value) if name in _NAMES else "" for name, value in intent.params.items()
+        name: _written(value) if name in _NAMES or _USES.fullmatch(name) else ""
+        for name, value in intent.params.items()
     }
 
 
