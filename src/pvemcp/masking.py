@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from pvemcp.output_shapes import finders, hide, is_secret, suspects
 from pvemcp.redaction import MASK
+from pvemcp.unseen import clean
 
 SHORTEST = 8
 """Characters of the shortest value that is masked as a known one: a shorter one could be a word."""
@@ -197,7 +198,11 @@ class Masker:
 
 
 class LogMask(logging.Filter):
-    """Masks what a handler of the process's own log writes, tracebacks too."""
+    """Masks what a handler of the process's own log writes, tracebacks too.
+
+    No text in a record makes a line that looks like another record: a message is one line, and
+    the lines of a traceback begin with a bar.
+    """
 
     def __init__(self, mask: Callable[[str], str]) -> None:
         super().__init__()
@@ -210,12 +215,15 @@ class LogMask(logging.Filter):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = f"a line of {record.name} that cannot be formatted: {record.msg!s}"
-        record.msg, record.args = self._mask(message), None
+        record.msg, record.args = clean(self._mask(message)).replace("\n", "\\n"), None
         if record.exc_info:
-            record.exc_text = self._mask(self._formatter.formatException(record.exc_info))
+            record.exc_text = self._barred(self._formatter.formatException(record.exc_info))
         if record.stack_info:
-            record.stack_info = self._mask(record.stack_info)
+            record.stack_info = self._barred(record.stack_info)
         return True
+
+    def _barred(self, text: str) -> str:
+        return "\n".join(f"| {line}" for line in clean(self._mask(text)).split("\n"))
 
 
 def masked_lines(text: str, *, inside: bool = False, resumed: bool = False) -> tuple[str, bool]:
