@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from pvemcp.settings import Settings
+from pvemcp.unseen import hidden
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,6})([smhdw])")
@@ -97,7 +98,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def printable(text: str) -> str:
     """Escape what a terminal would obey: some of what is shown was sent by clients."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    return "".join(
+        char if char.isprintable() and not hidden(char) else f"\\x{ord(char):02x}" for char in text
+    )
 
 
 def person() -> str:

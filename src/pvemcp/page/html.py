@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from pvemcp.unseen import hidden
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -40,7 +42,8 @@ def plain(text: object) -> str:
 
 def _spelt(match: re.Match[str]) -> str:
     char = match[0]
-    return f"\u27e8U+{ord(char):04X}\u27e9" if unicodedata.category(char) in _HIDDEN else char
+    odd = unicodedata.category(char) in _HIDDEN or hidden(char)
+    return f"\u27e8U+{ord(char):04X}\u27e9" if odd else char
 
 
 def moment(seconds: float | None) -> str:
