@@ -153,6 +153,20 @@ async def test_a_token_without_rights_learns_nothing_of_another_ones_task() -> N
         assert w.rig.running() == [upid]
 
 
+async def test_a_client_with_the_same_pve_token_cancels_no_task_of_another() -> None:
+    async with web() as w:
+        _, secret = w.grants.create("other", Effect.DESTROY)
+        vmid = a_guest(w.rig, running=False)
+        async with w.client() as client:
+            await client.call("guest_power", guests=vmid, action="start", wait=0)
+        (upid,) = w.rig.running()
+        status, text = await about_a_task(w, "tasks/cancel", upid, secret)
+        assert (status, "not started by this client" in text) == (400, True)
+        assert w.rig.running() == [upid]
+        status, text = await about_a_task(w, "tasks/cancel", upid, w.secret)
+        assert (status, w.rig.running()) == (200, [])
+
+
 async def test_a_session_of_the_old_era_cannot_reach_the_methods_of_tasks() -> None:
     async with web() as w:
         upid = await started_task(w)

@@ -72,6 +72,11 @@ class Book:
         sql = "UPDATE changes SET outcome = 'running', upid = ? WHERE id = ?"
         self._store.write(sql, (upid, id_))
 
+    def began(self, upid: str, *, grant: str) -> bool:
+        """Whether a change of this grant began the task."""
+        sql = "SELECT 1 FROM changes WHERE upid = ? AND grant_id = ? LIMIT 1"
+        return bool(self._store.rows(sql, (upid, grant)))
+
     def close(
         self, id_: str, outcome: str, *, error: str = "", after: State | None, recipe: Recipe
     ) -> None:
