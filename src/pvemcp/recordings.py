@@ -22,6 +22,7 @@ from typing import Any
 from pvemcp.chain import Chain
 from pvemcp.errors import Fault, Missing, Unavailable
 from pvemcp.store import Store
+from pvemcp.unseen import clean
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ class Recording:
     def _line(self, value: Any) -> None:
         if self._file is None:
             raise self._unwritable("it has ended")
-        line = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        # Whoever prints the file has a terminal that obeys nothing of it.
+        text = clean(json.dumps(value, ensure_ascii=False))
+        line = text.encode("utf-8", "replace") + b"\n"
         if self.size + len(line) > LONGEST:
             raise self._unwritable(f"it has {LONGEST >> 20} MB, the most that one may have")
         done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -123,6 +124,15 @@ def test_a_link_in_its_place_is_not_followed(store: Store, tmp_path: Path) -> No
     with pytest.raises(Exception, match="File exists"):
         record(store, "a")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_terminal_obeys_nothing_of_the_file_itself(store: Store) -> None:
+    hostile = "\x9b2J\x1b[2J\u202e\x7f é"
+    record(store, "a", hostile.encode()).close("closed")
+    _, event = Recordings(store).read("a")
+    assert not set("\x9b\x1b\u202e\x7f") & set(event)
+    assert json.loads(event)[2] == hostile
+    assert list(Recordings(store).problems()) == []
 
 
 def test_the_command_line_lists_prints_and_verifies(tmp_path: Path) -> None:

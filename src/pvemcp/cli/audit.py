@@ -138,7 +138,8 @@ def recording(context: click.Context, name: str, text: bool) -> None:  # noqa: F
 def _readable(line: str) -> str:
     seconds, code, data = json.loads(line)
     shown = " ".join(words.printable(part) for part in str(data).splitlines() if part.strip())
-    return f"{seconds:10.3f} {({'o': '<', 'i': '>'}).get(code, code)} {shown}"
+    sign = {"o": "<", "i": ">"}.get(code) or words.printable(str(code))
+    return f"{seconds:10.3f} {sign} {shown}"
 
 
 def _anchors(given: TextIO | None, file: Path | None) -> list[Head]:
