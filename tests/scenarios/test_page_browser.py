@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -294,3 +295,39 @@ async def test_names_and_notes_of_guests_run_nothing() -> None:
         assert await t.page.title() != "owned"
         assert await t.page.locator("script, img").count() == 0
         await t.is_accessible()
+
+
+EVERY = {
+    "approvals": ("client", "tool", "address", "mcp_client", "rule", "confirm"),
+    "calls": ("client", "tool", "address", "mcp_client", "error", "outcome"),
+    "changes": ("client", "tool", "verb", "path", "target", "outcome", "error", "undo"),
+    "grants": ("name",),
+}
+"""Columns that the page shows."""
+
+
+async def test_no_string_that_any_page_shows_runs_loads_or_ends_its_element() -> None:
+    run, load = "<script>document.title='owned'</script>", "<img src=//evil.example/x>"
+    evil = f"{run}{load}\"'></pre></option><b>x\u202e"
+    async with browsing() as browser, site() as s, tab(browser, size=PHONE) as t:
+        s.account("carol@pve", _="Administrator")
+        found = await s.asked()
+        async with s.web.client() as client:
+            await client.raw("guest_power", guests=106, action="start", wait=0)
+        foreign: list[str] = []
+        t.page.on("request", lambda asked: foreign.append(asked.url))
+        await t.open(link(s, found.id))
+        await t.log_in("carol@pve")
+        for table, columns in EVERY.items():
+            for column in columns:
+                s.rig.store.write(f"UPDATE {table} SET {column} = ?", (evil,))  # noqa: S608
+        plan = json.dumps({"text": evil, "writes": [{"kind": evil, "id": evil}], "brief": []})
+        s.rig.store.write("UPDATE approvals SET plan = ?", (plan,))
+        for path in (f"/page/{found.id}", "/page/", "/page/audit", "/page/changes",
+                     "/page/clients", "/page/freeze"):  # fmt: skip
+            await t.page.goto(f"{s.default.origin}{path}")
+            assert await t.page.title() != "owned", path
+            assert await t.page.locator("script, img, b").count() == 0, path
+            shown = await t.page.locator("main").inner_text()
+            assert ("<img" in shown, "\u202e" in shown) == (True, False), path
+        assert not [url for url in foreign if "evil" in url]
