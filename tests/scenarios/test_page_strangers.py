@@ -95,3 +95,14 @@ async def test_root_approves_only_while_pve_knows_the_ticket() -> None:
         answer = await person.post(f"/page/{found.id}", {**hidden, "verdict": "approve"})
         assert answer.header("location").startswith("/page/login")
         assert s.approvals.get(found.id).state == "waiting"
+
+
+async def test_a_secret_in_a_reason_is_kept_nowhere() -> None:
+    async with site() as s:
+        found, reason = await s.asked(), "because cipassword=S3cretReason1"
+        person = await s.entered("carol@pve", _="Administrator")
+        await person.fill("/page/freeze", do="freeze", mode="all", client="", reason=reason)
+        await person.fill(f"/page/{found.id}", verdict="deny", reason=reason)
+        assert s.approvals.get(found.id).decisions[0].reason == "because cipassword=[redacted]"
+        files = s.rig.store.path.parent.glob("pvemcp.db*")
+        assert b"S3cretReason1" not in b"".join(file.read_bytes() for file in files)

@@ -19,6 +19,7 @@ from pvemcp.access.events import Event, untold
 from pvemcp.access.policy import Judgement
 from pvemcp.call import Call
 from pvemcp.errors import Conflict, Denied, Invalid, Limited, Missing
+from pvemcp.redaction import redact_text
 from pvemcp.store import Store
 
 State = Literal["waiting", "approved", "denied", "used", "expired"]
@@ -282,7 +283,14 @@ class Approvals:
         self._store.write(
             "INSERT OR REPLACE INTO decisions (approval, person, channel, verdict, reason, time) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (found.id, person.name, person.channel, verdict, reason[:500], self._now()),
+            (
+                found.id,
+                person.name,
+                person.channel,
+                verdict,
+                redact_text(reason)[:500],
+                self._now(),
+            ),
         )
 
     def _told(self, kind: str, id_: str) -> Approval:

@@ -29,6 +29,7 @@ from pvemcp.page.html import HEADERS, HERE, go, render
 from pvemcp.page.people import People
 from pvemcp.page.visits import Visit, Visits
 from pvemcp.pve.description import Description
+from pvemcp.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ def note(
 ) -> None:
     """Leave in audit and log what a person did on the page, with the person's address."""
     at = address(request)
-    said = {"person": who[:100], "address": at, "refused": failed, **(about or {})}
+    said = {"person": who[:100], "address": at, "refused": failed, **redact(about or {})}
     try:
         page.audit.event(kind, said)
     except Fault as fault:
