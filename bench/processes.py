@@ -142,9 +142,9 @@ async def product(
 
 
 @asynccontextmanager
-async def unguarded(folder: Path, pve: FakePve) -> AsyncIterator[Server]:
-    """Run the product without policy, audit and journal."""
-    env = environment(folder, pve.url, _free_port())
+async def unguarded(folder: Path, pve: FakePve, **more: str) -> AsyncIterator[Server]:
+    """Run the product without policy, audit and journal; `more` is added to its environment."""
+    env = environment(folder, pve.url, _free_port(), **more)
     secret = _granted(env, folder)
     command = [sys.executable, "-m", "bench.unguarded"]
     async with _server("unguarded", command, env, secret, folder) as server:

@@ -128,7 +128,7 @@ def compose(
     beside = Background(
         settings, store, grants, default, service, spread, syslog, upkeep.turned_away
     )
-    _live_with(mcp, pve, host, changes, upkeep, *beside.works())
+    _live_with(mcp, pve, host, changes, audit, upkeep, *beside.works())
     guarded = _guarded(upkeep.guard(Hangup(mcp), server), grants, default, upkeep)
     parts = Parts(
         settings, gate.approvals, grants, audit, changes.book, pve,
@@ -181,6 +181,7 @@ def _live_with(
     pve: PveClient,
     host: Runner,
     changes: Changes,
+    audit: Audit,
     upkeep: Upkeep,
     *background: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
@@ -189,17 +190,18 @@ def _live_with(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
-        async with pve, inner(app) as state, upkeep.running():
-            works = (_load(pve), *(each() for each in background))
-            running = [asyncio.create_task(each) for each in works]
-            try:
-                yield state
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
-                await changes.close()
-                await host.close()
+        with audit.running():
+            async with pve, inner(app) as state, upkeep.running():
+                works = (_load(pve), *(each() for each in background))
+                running = [asyncio.create_task(each) for each in works]
+                try:
+                    yield state
+                finally:
+                    for task in running:
+                        task.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
+                    await changes.close()
+                    await host.close()
 
     mcp.router.lifespan_context = lifespan
 
@@ -315,14 +317,15 @@ def stdio(settings: Settings, ceiling: Effect, client: str | None = None) -> int
             # It only iterates over the lines; its own reader cannot be cancelled.
             stdin = cast("AsyncFile[str]", lines(sys.stdin.fileno()))
             beside = asyncio.create_task(cutting(host, gate.policy))
-            try:
-                async with stdio_server(stdin=stdin) as (reader, writer):
-                    await server.run(reader, writer, server.create_initialization_options())
-            finally:
-                beside.cancel()
-                listen.close()
-                await changes.close()
-                await host.close()
+            with audit.running():
+                try:
+                    async with stdio_server(stdin=stdin) as (reader, writer):
+                        await server.run(reader, writer, server.create_initialization_options())
+                finally:
+                    beside.cancel()
+                    listen.close()
+                    await changes.close()
+                    await host.close()
 
     with Store(settings.state_dir) as store:
         principal = local_principal(settings, Grants(store).list(), client=client, ceiling=ceiling)

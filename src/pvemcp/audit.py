@@ -4,9 +4,10 @@ Each row has a record in a keyed chain (chain.py), and so has each event that is
 
 A call that may change something has its row before anything happens (`opened`), so that a kill
 in the middle leaves a trace; if that row cannot be written the call is refused. Every call is
-recorded before its answer goes out (`record`). When *that* fails (disk full, database locked) the
-answer still goes out, because what was done cannot be taken back: the journal line is written,
-the failure is logged loudly, and a change stays visible as "unfinished".
+recorded before its answer goes out (`record`): one without such a row in the tail (tail.py), from
+where it comes into the database before anything newer. When *that* fails (disk full, database
+locked) the answer still goes out, because what was done cannot be taken back: the journal line is
+written, the failure is logged loudly, and a change stays visible as "unfinished".
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
-from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Chain, Event, Head
+from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Event, Head, fields, quoted
 from pvemcp.errors import Fault, Unavailable
+from pvemcp.ledger import Ledger
 from pvemcp.redaction import Known, redact, redact_text
 from pvemcp.store import Store
+from pvemcp.tail import Row
 
 __all__ = ["Audit", "Entry", "as_json"]
 
@@ -36,10 +40,6 @@ ARGUMENTS_LIMIT = 32 * 1024
 STEPS_LIMIT = 1000
 RUNNING = "running"
 UNFINISHED = "unfinished: may have happened"
-
-_NAMES = COLUMNS.split(", ")
-_INSERT = f"INSERT INTO calls ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608
-_CLOSE = "UPDATE calls SET steps = ?, outcome = ?, error = ?, ms = ?, about = ? WHERE number = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,13 @@ class Audit:
         known: Known = str,
         observers: Sequence[Callable[[Call], None]] = (),
     ) -> None:
-        self.trouble = ""
-        """Why the last row could not be written; empty when it was."""
         self.lost = 0
         """Calls without a row."""
         self._observers = observers
         self._store = store
+        self._ledger = Ledger(store)
         self.known = known
         self._journal = journal
-        self._chain: Chain | None = None
         self._process = identity(os.getpid())
         self.copy: Callable[[str], None] | None = None
         """Gets each line that the journal gets, but for anchors."""
@@ -101,16 +99,24 @@ class Audit:
         """Return the arguments of a call as they may be written down."""
         return redact(arguments, self.known)
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing could be written to the database the last time; empty when it could."""
+        return self._ledger.trouble
+
+    def running(self) -> AbstractContextManager[None]:
+        """Take over first what killed processes have recorded; write out the rest at the end."""
+        return self._ledger.running()
+
     def opened(self, call: Call) -> None:
         """Write the row of a call that may change something, before it does.
 
         Raises Unavailable when that is impossible; the call must then not go on.
         """
+        row = self._values(call)
         try:
-            self._write(OPENED, call, self._values(call))
-            self.trouble = ""
+            call.row = self._ledger.write(OPENED, call.row, row, fields(row))
         except Fault as fault:
-            self.trouble = fault.message
             raise Unavailable(
                 f"Refused before anything was changed: the audit cannot be written. "
                 f"{fault.message}",
@@ -119,15 +125,17 @@ class Audit:
 
     def record(self, call: Call) -> None:
         """Write a closed call down, before its answer goes out. Never raises a Fault."""
-        values = self._values(call)
+        row = self._values(call)
+        columns = fields(row)
         try:
-            self._write(CLOSED, call, values)
-            self.trouble = ""
+            if call.row:
+                self._ledger.write(CLOSED, call.row, row, columns)
+            else:
+                self._ledger.append(row, columns)
         except Fault as fault:
-            self.trouble = fault.message
             self.lost += 1
             log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
-        self._write_line(call, values)
+        self._write_line(call, row, columns)
         for observe in self._observers:
             observe(call)
 
@@ -142,40 +150,25 @@ class Audit:
         shown = json.loads(
             self.known(_json({k: v for k, v in said.items() if v not in ("", None)}))
         )
-        with self._store.whole():
-            self._linked().event(kind, shown)
+        self._ledger.event(kind, shown)
         if self._told:
             moment = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._line(_json({"event": kind, "time": moment, **shown}))
 
     def events(self, limit: int = 100, *, since: float | None = None) -> list[Event]:
         """Return the newest events that are no calls, oldest first; `since` as of `rows`."""
-        return self._linked().events(since=since or 0.0, limit=limit)
+        return self._ledger.chain.events(since=since or 0.0, limit=limit)
 
     def head(self) -> Head | None:
-        """Return the newest record of the chain."""
-        return self._linked().head()
+        """Return the newest record of the chain, with all that was recorded before it."""
+        self._ledger.flush()
+        return self._ledger.chain.head()
 
     def anchor(self, head: Head) -> str:
         """Write a head of the chain to the journal, and return that line."""
         line = _json({"event": ANCHOR, "number": head.number, "mac": head.mac})
         self._journaled(line)
         return line
-
-    def _linked(self) -> Chain:
-        if self._chain is None:
-            self._chain = Chain(self._store)
-        return self._chain
-
-    def _write(self, kind: str, call: Call, values: tuple[Any, ...]) -> None:
-        """Write a call's row and its record, both or none."""
-        chain = self._linked()
-        with self._store.whole():
-            number = call.row
-            if not number or not self._store.write(_CLOSE, (*values[9:], number)):
-                number = self._store.add(_INSERT, values)
-            chain.call(kind, number, values)
-        call.row = number
 
     def rows(
         self,
@@ -186,6 +179,11 @@ class Audit:
         grant: str | None = None,
     ) -> list[Entry]:
         """Return the newest `limit` calls, oldest first. `since` is in seconds since the epoch."""
+        late = [
+            row
+            for row in self._ledger.waiting()
+            if row[2] >= (since or 0.0) and client in (None, row[3]) and grant in (None, row[4])
+        ]
         found = self._store.rows(
             f"SELECT {COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
             "AND (? IS NULL OR grant_id = ?) "
@@ -193,15 +191,21 @@ class Audit:
             (since or 0.0, client, client, grant, grant, limit),
         )
         running = functools.cache(is_running)
-        return [_entry(row, running) for row in reversed(found)]
+        both = {row[0]: row for row in (*reversed(found), *late)}  # some have moved in between
+        return [_entry(row, running) for row in both.values()][-limit:]
 
-    def _values(self, call: Call) -> tuple[Any, ...]:
+    def clients(self) -> set[str]:
+        """Return the names of all whose calls are recorded."""
+        names = self._store.rows("SELECT DISTINCT client FROM calls")
+        return {name for (name,) in names} | {row[3] for row in self._ledger.waiting()}
+
+    def _values(self, call: Call) -> Row:
         who = call.principal
         client, tool, arguments, steps, about = self._masked(
             call.client,
             call.tool,
             _json(call.arguments),
-            _json([_step(step) for step in call.steps[:STEPS_LIMIT]]),
+            f"[{','.join(map(_step, call.steps[:STEPS_LIMIT]))}]",
             _json(_about(call)),
         )
         return (
@@ -211,12 +215,12 @@ class Audit:
             who.name,
             who.grant,
             who.address,
-            client[:200],
-            tool[:200],
+            _storable(client[:200]),
+            _storable(tool[:200]),
             _arguments(arguments),
             steps,
             call.outcome,
-            redact_text(call.error, self.known) if call.error else "",
+            _storable(redact_text(call.error, self.known)) if call.error else "",
             round(call.ms, 3),
             about,
         )
@@ -231,19 +235,18 @@ class Audit:
         """Whether anybody wants lines."""
         return self._journal is not None or self.copy is not None
 
-    def _write_line(self, call: Call, row: tuple[Any, ...]) -> None:
+    def _write_line(self, call: Call, row: Row, columns: Sequence[str]) -> None:
         if not self._told:
             return
         moment = datetime.fromtimestamp(call.started, UTC).isoformat(timespec="milliseconds")
-        head = _json(
-            {
-                "event": "call", "time": moment, "id": row[0], "client": row[3],
-                "grant_id": row[4], "address": row[5], "mcp_client": row[6], "tool": row[7],
-                "outcome": row[10], "error": row[11], "ms": row[12],
-            }
-        )  # fmt: skip
-        # Arguments, steps and the rest are JSON already.
-        self._line(f'{head[:-1]},"arguments":{row[8]},"steps":{row[9]},"about":{row[13]}}}')
+        id_, _, _, client, grant, address, mcp_client, tool = columns[:8]
+        outcome, error, ms = columns[10:13]
+        arguments, steps, about = row[8], row[9], row[13]  # JSON already
+        self._line(
+            f'{{"event":"call","time":"{moment}","id":{id_},"client":{client},"grant_id":{grant},'
+            f'"address":{address},"mcp_client":{mcp_client},"tool":{tool},"outcome":{outcome},'
+            f'"error":{error},"ms":{ms},"arguments":{arguments},"steps":{steps},"about":{about}}}'
+        )
 
     def _line(self, text: str) -> None:
         if self.copy is not None:
@@ -275,17 +278,19 @@ def _about(call: Call) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _step(step: Step) -> dict[str, Any]:
-    return {
-        "verb": step.method,
-        "path": step.path,
-        "effect": str(step.effect),
-        "verdict": str(step.verdict),
-        "status": step.status,
-        "ms": round(step.ms, 1),
-        **({"upid": step.upid} if step.upid else {}),
-        **({"note": step.note} if step.note else {}),
-    }
+def _step(step: Step) -> str:
+    """Write a step as JSON; the encoder would take three times as long."""
+    upid = f',"upid":{quoted(step.upid)}' if step.upid else ""
+    note = f',"note":{quoted(step.note)}' if step.note else ""
+    return (
+        f'{{"verb":{quoted(step.method)},"path":{quoted(step.path)},"effect":"{step.effect}",'
+        f'"verdict":"{step.verdict}","status":{step.status},"ms":{step.ms:.1f}{upid}{note}}}'
+    )
+
+
+def _storable(text: str) -> str:
+    """Write half characters, which JSON may hold and SQLite may not, as their escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _arguments(text: str) -> str:

@@ -73,6 +73,11 @@ class Store:
         with translated(self.path):
             return self._db.execute(sql, parameters).rowcount
 
+    def write_all(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement with each of the rows; use it inside `whole`."""
+        with translated(self.path):
+            self._db.executemany(sql, rows)
+
     def add(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run and commit an INSERT of one row; return its number."""
         with translated(self.path):

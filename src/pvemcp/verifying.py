@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pvemcp.chain import ANCHOR, COLUMNS, START, Chain, Head, row_digest
+from pvemcp import tail
+from pvemcp.chain import ANCHOR, COLUMNS, START, Chain, Head, digest_of, row_text
 
 PAGE = 2000
 """Rows that are read at once."""
@@ -45,7 +46,7 @@ def verify(chain: Chain, anchors: Sequence[Head] = ()) -> str:
     `anchors` are heads that were seen earlier, from the journal or a file.
     """
     with chain.store.whole():  # one moment of it, while others write
-        checks = (_links(chain), _rows(chain), _against(chain, anchors))
+        checks = (_links(chain), _rows(chain), _against(chain, anchors), tail.problems(chain))
         return next((problem for check in checks for problem in check), "")
 
 
@@ -78,7 +79,7 @@ def _rows(chain: Chain) -> Iterator[str]:
     for number, recorded, id_, *row in _paged(chain, _ROWS):
         if recorded is None and number > covered:
             yield f"call {number} ({id_}) has no record: its row was inserted"
-        elif recorded is not None and recorded != row_digest([id_, *row]):
+        elif recorded is not None and recorded != digest_of(row_text([id_, *row])):
             yield f"the row of call {number} ({id_}) was changed"
     deleted = chain.store.rows(_DELETED, (gone,))[0][0]
     if deleted is not None:

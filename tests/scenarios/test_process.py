@@ -357,7 +357,7 @@ async def test_a_signal_ends_stdio_while_its_stdin_is_open(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    assert names(tmp_path) == ["pvemcp.db"]
+    assert names(tmp_path) == ["audit.key", "pvemcp.db"]
 
 
 async def test_a_client_that_reads_no_answers_cannot_keep_stdio_from_ending(

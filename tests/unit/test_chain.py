@@ -28,9 +28,8 @@ WHO = Principal("laptop", Effect.DESTROY, ApiToken("a@pve!t", "s"), "g1")
 
 
 def record(folder: Path, count: int, *, opened: bool = False, started: float = 1e9) -> None:
-    """Record some calls."""
-    with Store(folder) as store:
-        audit = Audit(store, None)
+    """Record some calls, and write them all to the database."""
+    with Store(folder) as store, (audit := Audit(store, None)).running():
         for number in range(count):
             call = Call(WHO, "guest_power", {"guests": number}, started=started + number)
             if opened:

@@ -111,7 +111,8 @@ def test_a_call_that_was_recorded_is_still_readable_after_a_cut(tmp_path: Path) 
         fill(store, [0.0])
         audit = Audit(store, None)
         call = closed()
-        audit.record(call)
+        with audit.running():
+            audit.record(call)
         cut(store, Settings(audit_keep_days=1, audit_max_mb=16))
         assert [entry.id for entry in audit.rows()] == [call.id]
 

@@ -173,10 +173,10 @@ def _event(event: Event) -> str:
 
 def _refuse_unknown(client: str, store: Store) -> None:
     """Say that a name is wrong; a revoked grant still has its calls, a new one has none yet."""
-    if store.rows("SELECT 1 FROM calls WHERE client = ? LIMIT 1", (client,)):
+    audit = Audit(store, None)
+    if audit.rows(client=client, limit=1):
         return
-    called = {str(name) for (name,) in store.rows("SELECT DISTINCT client FROM calls")}
-    known = called | {grant.name for grant in Grants(store).list()}
+    known = audit.clients() | {grant.name for grant in Grants(store).list()}
     if client not in known:
         raise Missing(
             f"No grant and no recorded call has the name {client}.",
