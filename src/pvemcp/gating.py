@@ -60,7 +60,8 @@ def gated(
     """
     taints = Taints(UNTRUSTED)
     audit.observe(taints.observe)
-    judge = policy or _policy(settings, store, audit, taints)
+    book = Book(store, audit.known)
+    judge = policy or _policy(settings, store, audit, taints, book)
     pve.permit = host.permit = judge.permit
     host.stops = judge.stops
     host.shells.starts_recording = _recording(judge, Recordings(store), audit)
@@ -72,7 +73,7 @@ def gated(
         helper=isinstance(host.executor, Helper),
         weak=settings.confirm_weak,
     )
-    changes = Changes(Book(store, audit.known), commits, audit)
+    changes = Changes(book, commits, audit)
     pve.watch = changes.watch
     approvals = Approvals(
         store,
@@ -87,7 +88,7 @@ def gated(
     return made, changes
 
 
-def _policy(settings: Settings, store: Store, audit: Audit, taints: Taints) -> Policy:
+def _policy(settings: Settings, store: Store, audit: Audit, taints: Taints, book: Book) -> Policy:
     freezes = Freezes(store, event=audit.event)
     trouble = Trouble(
         freezes,
@@ -104,6 +105,7 @@ def _policy(settings: Settings, store: Store, audit: Audit, taints: Taints) -> P
         elevations=Elevations(store, most=settings.elevation_minutes, event=audit.event),
         trouble=trouble,
         tainted=taints.of,
+        began=lambda upid, owner: book.began(upid, grant=owner),
     )
 
 

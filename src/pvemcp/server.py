@@ -40,7 +40,7 @@ from pvemcp.access.hangup import GONE
 from pvemcp.announcing import AnnouncingServer
 from pvemcp.approving import Gate, Request, through
 from pvemcp.audit import Audit
-from pvemcp.call import Call, Effect, Principal, Unplanned
+from pvemcp.call import Call, Effect, Intent, Principal, Target, Unplanned, Verdict
 from pvemcp.errors import Denied, Fault, Internal, NotPlanned
 from pvemcp.host.runner import Host, Runner
 from pvemcp.journal.changes import Changes
@@ -345,6 +345,15 @@ async def _cancel_task(service: Service, call: Call, upid: Upid) -> dict[str, An
         raise Denied(
             f"{upid.type} {upid.id} was not started by this client, but by {upid.user}",
             hint="task_stop stops tasks of others, after a person has approved it.",
+        )
+    params = {"node": upid.node, "upid": str(upid)}
+    stop = Intent("DELETE", path.format(**params), call.effect, path, params, upid.node)
+    target = Target("other", str(upid), node=upid.node)
+    judged = service.gate.policy.judge(call, [(stop, target)])
+    if judged.verdict is not Verdict.ALLOW:
+        raise Denied(
+            f"the policy does not let a client stop it without a question ({judged.rule})",
+            hint="task_stop asks a person, where the policy asks.",
         )
     call.license = Unplanned()
     await service.pve.bind(call).delete(path, node=upid.node, upid=str(upid))

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from pvemcp.access.policy import Policy
-from pvemcp.call import Call
+from pvemcp.call import Call, Effect
 from pvemcp.plans.previews import bridges
 from pvemcp.settings.policy import rules
 from tests.scenarios.rig import Caller, ToolFault, rig
 from tests.scenarios.test_approvals import refused
+from tests.scenarios.test_attacks import about_a_task
+from tests.scenarios.test_guests import a_guest
 from tests.scenarios.test_http import web
 from tests.scenarios.test_policy import policy
 
@@ -29,13 +31,15 @@ async def test_a_guest_is_protected_whatever_names_it() -> None:
     async with rig() as r, r.client(policy=policy(PROD)) as client:
         change, destroy = "api_change", "api_destroy"
         node, disk = "/nodes/pve1", "local-lvm:vm-100-disk-0"
+        backup = {"remove": 0}
         for tool, arguments in (
             (change, {"method": "PUT", "path": "/pools",
                       "params": {"poolid": "lab", "vms": "100", "allow-move": 1}}),
             (change, {"method": "PUT", "path": "/pools/prod",
                       "params": {"vms": "100", "delete": 1}}),
-            (change, {"method": "POST", "path": f"{node}/vzdump", "params": {"vmid": "106,100"}}),
-            (change, {"method": "POST", "path": f"{node}/vzdump", "params": {"all": 1}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump",
+                      "params": backup | {"vmid": "106,100"}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump", "params": backup | {"all": 1}}),
             (destroy, {"path": f"{node}/storage/local-lvm/content/{disk}"}),
             (destroy, {"method": "POST", "path": f"{node}/qemu", "params": {
                 "vmid": 100, "archive": "local:backup/vzdump-qemu-106-2026_01_01-00_00_00.vma.zst",
@@ -157,3 +161,29 @@ async def test_reads_are_denied_by_tag_for_every_tool() -> None:
             assert "rule 'hidden'" in await refused(client, tool, **arguments)
         await client.call("guest_get", guest=100)
         await client.call("api_read", path="/nodes/pve1/qemu/100/config")
+
+
+async def test_a_client_with_the_same_pve_token_stops_no_task_of_another_without_a_person() -> None:
+    async with web(policy=None) as w:
+        _, secret = w.grants.create("other", Effect.DESTROY)
+        vmid = a_guest(w.rig, running=False)
+        async with w.client() as client:
+            await client.call("guest_power", guests=vmid, action="start", wait=0)
+            (upid,) = w.rig.running()
+            async with w.client(secret=secret) as other:
+                assert "pvemcp approvals" in await refused(other, "task_stop", upid=upid)
+            assert w.rig.running() == [upid]
+            await client.call("task_stop", upid=upid)
+            assert w.rig.running() == []
+
+
+async def test_a_rule_of_the_policy_holds_for_tasks_cancel_too() -> None:
+    tasks = {"name": "tasks", "verdict": "deny", "path": "/nodes/*/tasks/*"}
+    async with web(policy=policy(tasks)) as w:
+        vmid = a_guest(w.rig, running=False)
+        async with w.client() as client:
+            await client.call("guest_power", guests=vmid, action="start", wait=0)
+        (upid,) = w.rig.running()
+        status, text = await about_a_task(w, "tasks/cancel", upid, w.secret)
+        assert (status, "rule 'tasks'" in text) == (400, True)
+        assert w.rig.running() == [upid]

@@ -85,6 +85,8 @@ Resources = Callable[[str], Awaitable[list[dict[str, Any]]]]
 """Returns the rows of /cluster/resources of one kind, as the call's token sees them."""
 Tainted = Callable[[Call], Sequence[str]]
 """Whose text a call's client has read before: `qemu/105 notes`."""
+Began = Callable[[str, str], bool]
+"""Whether a change of an owner began the task of a UPID: clients may share a PVE token."""
 
 
 class Policy:
@@ -98,6 +100,7 @@ class Policy:
         elevations: Elevations | None = None,
         trouble: Trouble | None = None,
         tainted: Tainted = lambda _call: (),
+        began: Began = lambda _upid, _owner: True,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._recording = tuple(rule for rule in rules if rule.verdict == "record")
@@ -110,6 +113,7 @@ class Policy:
         self._marks: dict[str, tuple[float, dict[int, Marks]]] = {}
         """Tags and pools of guests, by PVE token: when they were learned, and by vmid."""
         self._tainted = tainted
+        self._began = began
         self._now = now
 
     def permit(self, call: Call, verb: str, path: str, effect: Effect) -> Verdict:
@@ -226,15 +230,15 @@ class Policy:
             name = f"rule {rule.name!r}"
             why = f"that rule denies {intent.verb} {intent.path}"
             return Judgement(Verdict(rule.verdict), name, why, rule.channel, rule.persons)
-        return default(call, intent, target)
+        if own_task(call, intent) and self._began(intent.params["upid"], call.principal.owner):
+            return Judgement(Verdict.ALLOW, "default: it is the client's own task")
+        return default(intent, target)
 
 
-def default(call: Call, intent: Intent, target: Target) -> Judgement:
+def default(intent: Intent, target: Target) -> Judgement:
     """Judge a write that no rule is about."""
     if intent.verb == GRANT:
         return Judgement(Verdict.ASK, "default: a higher ceiling asks")
-    if own_task(call, intent):
-        return Judgement(Verdict.ALLOW, "default: it is the client's own task")
     if target.protected or PROTECTED in target.tags:
         return Judgement(Verdict.ASK, "default: what is protected asks")
     if target.kind == "guest" and not target.known:
