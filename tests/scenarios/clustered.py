@@ -12,6 +12,7 @@ import functools
 import hashlib
 import ipaddress
 import json
+import random
 import socket
 import tempfile
 import time
@@ -290,6 +291,23 @@ class Nodes:
                 await asyncio.sleep(0)
 
 
+def free_port(nodes: int) -> int:
+    """Return a port that is free at the addresses of all nodes, and that no connection gets.
+
+    One that the kernel gives to connections could be taken again before each node listens.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    while True:
+        port = random.randrange(first // 2, first)  # noqa: S311 - no secret
+        try:
+            for number in range(1, nodes + 1):
+                with socket.socket() as probe:
+                    probe.bind((f"127.0.0.{number}", port))
+        except OSError:
+            continue
+        return port
+
+
 @contextlib.asynccontextmanager
 async def nodes(
     names: tuple[str, ...] = EXAMPLE[:2],
@@ -298,9 +316,7 @@ async def nodes(
 ) -> AsyncIterator[Nodes]:
     """Start the nodes of a cluster, whose doors are open. `certificates` gives each its own."""
     authority, world = Authority(), make_world("cluster")
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port(len(names))
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pvemcp-test-")))
         uds = str(folder / "pve.sock")
