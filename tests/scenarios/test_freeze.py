@@ -12,7 +12,9 @@ import pytest
 from pvemcp.access.approvals import Person
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.trouble import BY
+from pvemcp.audit import Audit
 from pvemcp.call import Effect
+from pvemcp.chain import Chain
 from pvemcp.journal.book import Book
 from pvemcp.settings.policy import rules
 from pvemcp.store import Store
@@ -225,3 +227,12 @@ async def test_a_freeze_by_another_process_counts_at_once() -> None:
         with Store(w.rig.store.path.parent) as other:
             Freezes(other).thaw(client="laptop", by="root")
         await client.call("guest_get", guest=106)
+
+
+def test_a_secret_in_the_reason_of_a_freeze_is_kept_nowhere(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        audit = Audit(store, None)
+        Freezes(store, event=audit.event).freeze("all", by="root", reason="cipassword=hunter22")
+        assert Freezes(store).all()[0].reason == "cipassword=[redacted]"
+        [event] = Chain(store).told("freeze")
+        assert event.about["reason"] == "cipassword=[redacted]"

@@ -17,6 +17,7 @@ from pvemcp.access.events import Event, untold
 from pvemcp.access.grants import CLUSTER
 from pvemcp.call import Call, Effect
 from pvemcp.errors import Denied, Missing
+from pvemcp.redaction import redact_text
 from pvemcp.store import Store
 
 MODES = ("read-only", "all")
@@ -92,6 +93,7 @@ class Freezes:
 
     def freeze(self, mode: str, *, client: str = EVERYONE, by: str, reason: str = "") -> Freeze:
         """Freeze a client or all; a freeze made here that is there already becomes this one."""
+        reason = redact_text(reason)
         made = Freeze(client, mode, by[:100], reason[:500], self._now())
         self._put(made)
         self._store.changed()
