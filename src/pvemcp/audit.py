@@ -24,7 +24,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pvemcp.call import Call, Step
-from pvemcp.chain import ANCHOR, CLOSED, COLUMNS, OPENED, Event, Head, fields, quoted
+from pvemcp.chain import (
+    ANCHOR,
+    AT,
+    CLOSED,
+    COLUMNS,
+    OPENED,
+    Event,
+    Head,
+    fields,
+    joined,
+    quoted,
+    row_text,
+)
 from pvemcp.errors import Fault, Unavailable
 from pvemcp.ledger import Ledger
 from pvemcp.redaction import Known, redact, redact_text
@@ -115,7 +127,7 @@ class Audit:
         """
         row = self._values(call)
         try:
-            call.row = self._ledger.write(OPENED, call.row, row, fields(row))
+            call.row = self._ledger.write(OPENED, call.row, row, row_text(row))
         except Fault as fault:
             raise Unavailable(
                 f"Refused before anything was changed: the audit cannot be written. "
@@ -127,11 +139,12 @@ class Audit:
         """Write a closed call down, before its answer goes out. Never raises a Fault."""
         row = self._values(call)
         columns = fields(row)
+        text = joined(columns)
         try:
             if call.row:
-                self._ledger.write(CLOSED, call.row, row, columns)
+                self._ledger.write(CLOSED, call.row, row, text)
             else:
-                self._ledger.append(row, columns)
+                self._ledger.append(row, text)
         except Fault as fault:
             self.lost += 1
             log.error("AUDIT LOST: call %s (%s): %s", call.id, call.tool, fault)  # noqa: TRY400
@@ -182,7 +195,9 @@ class Audit:
         late = [
             row
             for row in self._ledger.waiting()
-            if row[2] >= (since or 0.0) and client in (None, row[3]) and grant in (None, row[4])
+            if row[AT["time"]] >= (since or 0.0)
+            and client in (None, row[AT["client"]])
+            and grant in (None, row[AT["grant_id"]])
         ]
         found = self._store.rows(
             f"SELECT {COLUMNS} FROM calls WHERE time >= ? AND (? IS NULL OR client = ?) "  # noqa: S608
@@ -191,13 +206,15 @@ class Audit:
             (since or 0.0, client, client, grant, grant, limit),
         )
         running = functools.cache(is_running)
-        both = {row[0]: row for row in (*reversed(found), *late)}  # some have moved in between
+        both = {
+            row[AT["id"]]: row for row in (*reversed(found), *late)
+        }  # some have moved in between
         return [_entry(row, running) for row in both.values()][-limit:]
 
     def clients(self) -> set[str]:
         """Return the names of all whose calls are recorded."""
         names = self._store.rows("SELECT DISTINCT client FROM calls")
-        return {name for (name,) in names} | {row[3] for row in self._ledger.waiting()}
+        return {name for (name,) in names} | {row[AT["client"]] for row in self._ledger.waiting()}
 
     def _values(self, call: Call) -> Row:
         who = call.principal

@@ -38,6 +38,8 @@ COLUMNS = (
     "error, ms, about"
 )
 """Of a row of `calls`, in the order of its digest."""
+AT = {name: place for place, name in enumerate(COLUMNS.split(", "))}
+"""Where each column is in a row."""
 _INTO = "INTO chain (number, kind, time, call, body, mac)"
 
 

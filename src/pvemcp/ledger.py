@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pvemcp.chain import COLUMNS, Chain, joined
+from pvemcp.chain import AT, COLUMNS, Chain
 from pvemcp.errors import Fault
 from pvemcp.store import Store
 from pvemcp.tail import BATCH, Line, Row, Tail, left_behind, waiting
@@ -22,11 +22,10 @@ log = logging.getLogger(__name__)
 
 TAIL_BROKEN = "audit tail broken"
 """The event of a file in which what waited was changed."""
-_MARKS = f"?{', ?' * COLUMNS.count(',')}"
+_MARKS = ", ".join("?" * len(AT))
 _INSERT = f"INSERT INTO calls ({COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 - constants
 _NUMBERED = f"INSERT INTO calls (number, {COLUMNS}) VALUES (?, {_MARKS})"  # noqa: S608
 _CLOSE = "UPDATE calls SET steps = ?, outcome = ?, error = ?, ms = ?, about = ? WHERE number = ?"
-_FIRST_CLOSED = COLUMNS.split(", ").index("steps")
 _KNOWN = "SELECT id FROM calls WHERE id IN (SELECT value FROM json_each(?))"
 _NEXT = "SELECT coalesce(max(number), 0) + 1 FROM calls"
 
@@ -48,21 +47,21 @@ class Ledger:
     def _tail(self) -> Tail:
         return Tail(self.chain)
 
-    def write(self, kind: str, number: int, row: Row, columns: Sequence[str]) -> int:
+    def write(self, kind: str, number: int, row: Row, text: str) -> int:
         """Write a call's row anew, or its first with the number 0, and its record.
 
-        `columns` are the row's `fields`. Returns the number of the row.
+        `text` is its `row_text`. Returns the number of the row.
         """
         with self._in_order():
-            if not number or not self._store.write(_CLOSE, (*row[_FIRST_CLOSED:], number)):
+            if not number or not self._store.write(_CLOSE, (*row[AT["steps"] :], number)):
                 number = self._store.add(_INSERT, row)
-            self.chain.call(kind, number, joined(columns))
+            self.chain.call(kind, number, text)
         return number
 
-    def append(self, row: Row, columns: Sequence[str]) -> None:
-        """Write down a closed call that changed nothing."""
+    def append(self, row: Row, text: str) -> None:
+        """Write down a closed call that changed nothing; `text` as of `write`."""
         try:
-            self._tail.append(row, joined(columns))
+            self._tail.append(row, text)
         except Fault as fault:
             self.trouble = fault.message
             raise
@@ -132,9 +131,9 @@ class Ledger:
 
     def _move(self, lines: Sequence[Line]) -> None:
         """Write lines of a tail into the database, but for those that are there already."""
-        ids = json.dumps([line.row[0] for line in lines])
+        ids = json.dumps([line.row[AT["id"]] for line in lines])
         known = {id_ for (id_,) in self._store.rows(_KNOWN, (ids,))}
         first = self._store.rows(_NEXT)[0][0]
-        new = list(enumerate((line for line in lines if line.row[0] not in known), first))
+        new = list(enumerate((line for line in lines if line.row[AT["id"]] not in known), first))
         self._store.write_all(_NUMBERED, [(number, *line.row) for number, line in new])
         self.chain.closed([(number, line.text) for number, line in new])

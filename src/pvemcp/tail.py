@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvemcp.chain import COLUMNS, Chain
+from pvemcp.chain import AT, Chain
 from pvemcp.errors import Unavailable
 
 FILES = "audit.*.tail"
@@ -34,7 +34,6 @@ BATCH = 64
 """Rows that go into the database at once: one to two milliseconds, in which the service waits."""
 MOST = 10_000
 """Rows that wait at most, while the database cannot be written."""
-_FIELDS = COLUMNS.count(",") + 1
 
 Row = tuple[Any, ...]
 """The COLUMNS of a call."""
@@ -124,7 +123,7 @@ def waiting(chain: Chain) -> list[Row]:
     """Return what waits in the tails of all processes, oldest first."""
     paths = chain.store.path.parent.glob(FILES)
     found = [line.row for path in paths for line in _lines(path, chain) if line.row]
-    return sorted(found, key=lambda row: row[_TIME])
+    return sorted(found, key=lambda row: row[AT["time"]])
 
 
 def problems(chain: Chain) -> Iterator[str]:
@@ -180,7 +179,4 @@ def _row(text: str) -> Row:
         row = json.loads(text)
     except ValueError:
         return ()
-    return tuple(row) if isinstance(row, list) and len(row) == _FIELDS else ()
-
-
-_TIME = COLUMNS.split(", ").index("time")
+    return tuple(row) if isinstance(row, list) and len(row) == len(AT) else ()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from pvemcp.page.needs import NOBODY, Choice, Given, Need, Needs, both, each
+from pvemcp.page.needs import ALLOCATE, NOBODY, SPACE, Choice, Given, Need, Needs, both, each
 from pvemcp.page.uses import used
+from pvemcp.plans.previews.diff import names
 
-SPACE, ALLOCATE = "Datastore.AllocateSpace", "Datastore.Allocate"
 _GUEST = re.compile(r"/nodes/\{node\}/(?:qemu|lxc)(?:/\{vmid\}/.*)?")
 _ALL_STORAGES = Need("/storage", (SPACE,))
 _EVERYTHING = Need("/", ("Sys.Modify",))
@@ -49,7 +49,7 @@ def _state(given: Given) -> Need:
 
 def _guests(given: Given, *privileges: str) -> Choice:
     """On every guest that is named; on / when all are meant."""
-    named = re.split(r"[\s,;]+", given.get("vms") or given.get("vmid") or "")
+    named = names(given.get("vms") or given.get("vmid"))
     return each("/vms/", named, *privileges) or (Need("/", privileges),)
 
 
@@ -87,14 +87,18 @@ def _created(*privileges: str) -> Callable[[Given], Needs]:
     """Make or restore a guest: PVE asks for each setting, too, on the guest or on its pool."""
 
     def rule(given: Given) -> Needs:
-        vmid, pool = given.get("vmid", ""), given.get("pool")
-        at = [f"/vms/{vmid}", *([f"/pool/{pool}"] if pool else [])]
         more: Choice = ()
         if not given.keys().isdisjoint({"archive", "restore"}) and not given.get("storage"):
             more = (_ALL_STORAGES,)  # the disks go back to where they were
+        at = _places(given.get("vmid", ""), given)
         return tuple((Need(path, ("VM.Allocate", *privileges)), *more) for path in at)
 
     return rule
+
+
+def _places(vmid: str, given: Given) -> list[str]:
+    """Where a new guest may be allowed: by its number, or by its pool."""
+    return [f"/vms/{vmid}", *([f"/pool/{pool}"] if (pool := given.get("pool")) else [])]
 
 
 def _container(given: Given) -> Needs:
@@ -124,7 +128,7 @@ def _replication(given: Given) -> Needs:
 
 
 def _clone(given: Given) -> Needs:
-    at = [f"/vms/{given.get('newid', '')}", *([f"/pool/{p}"] if (p := given.get("pool")) else [])]
+    at = _places(given.get("newid", ""), given)
     source = Need(f"/vms/{given.get('vmid', '')}", ("VM.Clone",))
     return tuple((source, Need(path, ("VM.Allocate",))) for path in at)
 
@@ -139,8 +143,8 @@ def _pool(given: Given) -> Needs:
     ),)  # fmt: skip
 
 
-def _modify(prefix: str, names: str, privilege: str) -> Iterable[Need]:
-    for name in filter(None, re.split(r"[\s,;]+", names)):
+def _modify(prefix: str, listed: str, privilege: str) -> Iterable[Need]:
+    for name in names(listed):
         yield Need(f"{prefix}{name}", ("Permissions.Modify", privilege), any=True)
 
 

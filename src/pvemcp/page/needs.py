@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 ROOT = "root@pam"
+SPACE, ALLOCATE = "Datastore.AllocateSpace", "Datastore.Allocate"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pvemcp.page.needs import NOBODY, Given, Need
+from pvemcp.page.needs import ALLOCATE, NOBODY, SPACE, Given, Need
 
 _FAMILY = re.compile(r"([a-z]+?)[0-9]*")
 _DRIVES = frozenset(
@@ -17,7 +17,6 @@ _OWNER = re.compile(
     r"|backup/(?:.*/)?vzdump-[a-z]+-([0-9]+)-[^/]*|backup/(?:vm|ct)/([0-9]+)/.*"
 )
 _LOCAL = re.compile(r"vmbr[0-9]+|bond[0-9]+")
-_SPACE, _ALLOCATE = "Datastore.AllocateSpace", "Datastore.Allocate"
 _PATHS = {"hostpci": "pci", "usb": "usb", "virtiofs": "dir"}
 
 
@@ -29,7 +28,7 @@ def used(given: Given) -> Iterator[Need]:
         if not value:
             continue
         if name.endswith("storage"):
-            yield Need(f"/storage/{value}", (_SPACE,))
+            yield Need(f"/storage/{value}", (SPACE,))
         elif kind in _DRIVES:
             yield from _drive(value, given.get("vmid", ""))
         elif kind in _PATHS:
@@ -58,18 +57,18 @@ def _drive(value: str, vmid: str) -> Iterator[Need]:
 def _volume(volume: str, vmid: str) -> Iterator[Need]:
     storage, colon, name = volume.partition(":")
     if not colon or volume.startswith("/"):
-        yield NOBODY if volume.startswith("/") else Need("/storage", (_ALLOCATE,))
+        yield NOBODY if volume.startswith("/") else Need("/storage", (ALLOCATE,))
         return
     path, owner = f"/storage/{storage}", _OWNER.fullmatch(name)
     holder = next(filter(None, owner.groups()), "") if owner else ""
     if _NEW.fullmatch(name):
-        yield Need(path, (_SPACE,))
+        yield Need(path, (SPACE,))
     elif name.startswith(("iso/", "vztmpl/", "import/")):
-        yield Need(path, (_SPACE, "Datastore.Audit"), any=True)
+        yield Need(path, (SPACE, "Datastore.Audit"), any=True)
     elif name.startswith("backup/") and holder:
-        yield from (Need(path, (_SPACE,)), Need(f"/vms/{holder}", ("VM.Backup",)))
+        yield from (Need(path, (SPACE,)), Need(f"/vms/{holder}", ("VM.Backup",)))
     elif not holder or holder != vmid:
-        yield Need(path, (_ALLOCATE,))  # somebody else's disk
+        yield Need(path, (ALLOCATE,))  # somebody else's disk
 
 
 def _bridge(value: str) -> Iterator[Need]:

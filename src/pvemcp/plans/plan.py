@@ -178,10 +178,11 @@ _NAMES = frozenset(
     archive ostemplate cdrom rootfs unprivileged
     """.split()
 )
+"""Parameters that PVE's permissions are about: names of things, no secrets."""
 _USES = re.compile(
     r"(?:ide|sata|scsi|virtio|efidisk|tpmstate|unused|mp|net|hostpci|usb|virtiofs)[0-9]+|.*storage"
 )
-"""Parameters that PVE's permissions are about: names of things, no secrets."""
+"""More of them: what of the host and its storages a guest uses."""
 
 
 def _given(intent: Intent) -> dict[str, str]:
