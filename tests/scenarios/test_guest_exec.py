@@ -16,8 +16,7 @@ import pytest
 from pvemcp.access.approvals import Person
 from pvemcp.access.policy import Policy
 from pvemcp.call import Effect
-from pvemcp.tools import agent, posix
-from pvemcp.tools.posix import ascii_only, kill
+from pvemcp.tools.posix import ascii_only
 from tests.scenarios.inner import Inner
 from tests.scenarios.rig import ERAS, Caller, Rig, ToolFault, rig, unmarked
 from tests.scenarios.test_approvals import id_in, refused
@@ -59,6 +58,15 @@ async def place(
         inner.close()  # after the simulator, which may have a request in hand
 
 
+def running(what: str) -> bool:
+    found = subprocess.run(["pgrep", "-fx", what], capture_output=True, check=False).stdout
+    return bool(found)
+
+
+def end(what: str) -> None:
+    subprocess.run(["pkill", "-fx", what], check=False)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_command_in_a_guest_shows_its_exit_code_and_streams(kind: str, era: str) -> None:
     async with place(kind, era=era) as p:
@@ -90,47 +98,6 @@ def test_a_script_in_ascii_does_the_same() -> None:
         done = subprocess.run(["/bin/sh", "-c", made, "sh", "one"], capture_output=True, check=True)
         assert done.stdout.decode() == "ü|a'b|x\\\\y|100%|one|end\n"
     assert ascii_only(script).isascii()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_time_limit_ends_the_whole_tree_in_the_guest(kind: str) -> None:
-    async with place(kind) as p:
-        command = f"trap '' TERM; (setsid sleep 3131.{RUN} &) ; sleep 3132.{RUN}"
-        text = await p.call("guest_exec", command=command, timeout=1)
-        assert "ended at its time limit" in text
-        await until(lambda: not _running(f"sleep 313[12].{RUN}"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_cancelled_call_ends_the_whole_tree_in_the_guest(kind: str) -> None:
-    async with place(kind) as p:
-        command = f"(setsid sleep 4141.{RUN} &) ; sleep 4142.{RUN}"
-        call = asyncio.create_task(p.call("guest_exec", command=command, timeout=100))
-        await until(lambda: _running(f"sleep 4142.{RUN}"))
-        call.cancel()
-        await asyncio.wait([call])
-        await until(lambda: not _running(f"sleep 414[12].{RUN}"))
-
-
-def _running(what: str) -> bool:
-    found = subprocess.run(["pgrep", "-fx", what], capture_output=True, check=False).stdout
-    return bool(found)
-
-
-def _end(what: str) -> None:
-    subprocess.run(["pkill", "-fx", what], check=False)
-
-
-def test_the_killer_spares_what_is_not_the_calls() -> None:
-    mine = subprocess.Popen(["sleep", "50"], env={**os.environ, "PVEMCP_CALL": "c1"})
-    other = subprocess.Popen(["sleep", "50"], env={**os.environ, "PVEMCP_CALL": "c12"})
-    try:
-        subprocess.run(kill("c1"), check=True)
-        assert mine.wait(10) == -15
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
 
 
 async def test_windows_gets_powershell() -> None:
@@ -212,45 +179,6 @@ async def test_a_command_leads_a_session_of_its_own() -> None:
         assert int(pid) != os.getsid(0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_has_lost_the_marker_is_ended_too(kind: str) -> None:
-    async with place(kind) as p:
-        command = (
-            f"(env -i sleep 5151.{RUN} &) ; env -i setsid sleep 5152.{RUN} & exec sleep 5153.{RUN}"
-        )
-        text = await p.call("guest_exec", command=command, timeout=1)
-        assert "ended at its time limit" in text
-        await until(lambda: not _running(f"sleep 515[123].{RUN}"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_command_may_clean_up_at_its_time_limit(kind: str) -> None:
-    async with place(kind) as p:
-        command = "trap 'echo tidied; exit 7' TERM; echo begun; while :; do sleep 0.1; done"
-        text = await p.call("guest_exec", command=command, timeout=1)
-        assert "begun" in text
-        assert "tidied" in text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_that_is_cancelled_as_it_starts_leaves_nothing_behind(kind: str) -> None:
-    async with place(kind) as p:
-        p.rig.world.faults.slow_node("pve1", 0.2)
-        for n in range(6):
-            command = f"sleep 6161.{RUN}"
-            call = asyncio.create_task(p.call("guest_exec", command=command, timeout=100))
-            await asyncio.sleep(0.15 * n)  # at different points of its way
-            call.cancel()
-            await asyncio.wait([call])
-        p.rig.world.faults.slow_node("pve1", 0)
-        await until(_nothing_in_background)
-        assert not _running(f"sleep 6161.{RUN}")
-
-
-def _nothing_in_background() -> bool:
-    return not agent.background
-
-
 async def test_an_agent_that_is_silent_for_a_while_does_not_lose_the_command() -> None:
     async with place("qemu") as p:
         call = asyncio.create_task(p.call("guest_exec", command="sleep 0.6; echo done"))
@@ -265,12 +193,12 @@ async def test_an_agent_that_is_silent_for_a_while_does_not_lose_the_command() -
 async def test_a_result_that_is_lost_is_said_to_be(era: str) -> None:
     async with place("qemu", era=era) as p:
         call = asyncio.create_task(p.call("guest_exec", command=f"sleep 7171.{RUN}"))
-        await until(lambda: p.inner.runs and _running(f"sleep 7171.{RUN}"))
+        await until(lambda: p.inner.runs and running(f"sleep 7171.{RUN}"))
         runs, p.inner.runs = p.inner.runs, {}
         with pytest.raises(ToolFault, match=r"uncertain: .*does not know it any more"):
             await call
         p.inner.runs = runs
-        _end(f"sleep 7171.{RUN}")
+        end(f"sleep 7171.{RUN}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,15 +206,15 @@ async def test_an_end_that_the_guest_does_not_confirm_is_said_to_be_unsure(kind:
     async with place(kind) as p:
         call = asyncio.create_task(p.call("guest_exec", command=f"sleep 8181.{RUN}", timeout=1))
         await until(lambda: p.inner.runs or unboxed(p.rig).asked)
-        await until(lambda: _running(f"sleep 8181.{RUN}"))
+        await until(lambda: running(f"sleep 8181.{RUN}"))
         if kind == "qemu":
             p.rig.world.guests[p.vmid].agent_running = False
         else:
             unboxed(p.rig).enter = ("false",)
             await until(lambda: len(unboxed(p.rig).asked) == 2)
-            _end(f"sleep 8181.{RUN}")
+            end(f"sleep 8181.{RUN}")
         assert "the guest has not confirmed its end" in await call
-        _end(f"sleep 8181.{RUN}")
+        end(f"sleep 8181.{RUN}")
 
 
 async def test_a_signal_is_named() -> None:
@@ -388,58 +316,6 @@ async def test_every_command_in_a_guest_is_in_the_audit() -> None:
         await p.call("guest_exec", command="true")
         steps = p.rig.audit()[-1].steps
         assert ("POST", "destroy") in {(step["verb"], step["effect"]) for step in steps}
-
-
-class Windows(Inner):
-    """A guest whose PowerShell runs for long, and whose taskkill works."""
-
-    def start(self, argv: list[str], stdin: bytes) -> int:
-        if argv[0] == "taskkill.exe":
-            self.runs[int(argv[-1])].process.kill()
-            argv = ["true", *argv]
-        elif argv[0] == "powershell.exe":
-            argv = ["sleep", f"9191.{RUN}"]
-        return super().start(argv, stdin)
-
-
-async def test_a_time_limit_ends_the_tree_of_a_windows_command() -> None:
-    async with place("qemu") as p:
-        guest = p.rig.world.guests[p.vmid]
-        guest.config["ostype"], guest.system = "win11", Windows()
-        p.rig.world.touch()
-        text = await p.call("guest_exec", command="Wait-Event", timeout=1)
-        assert "ended at its time limit" in text
-        started = guest.system.started
-        assert started[-1][1:5] == ["taskkill.exe", "/F", "/T", "/PID"]
-        assert not _running(f"sleep 9191.{RUN}")
-        with pytest.raises(ToolFault, match="Windows takes"):
-            await p.call("guest_exec", command="x" * 20_000)
-        with pytest.raises(ToolFault, match="cannot name a variable"):
-            await p.call("guest_exec", command="x", env={"A;calc": "1"})
-
-
-@pytest.mark.parametrize("text", ["sleep 80", "sh -c 'sleep 80; true'"])
-def test_the_killer_ends_a_command_that_has_cleared_its_environment(text: str) -> None:
-    clean = f"exec env -i PATH=/usr/bin:/bin {text}"
-    run = subprocess.Popen(posix.command(clean, cwd="", env={}, call="c7"))
-    while b"PVEMCP_CALL" in Path(f"/proc/{run.pid}/environ").read_bytes() or not _has(run, "80"):
-        pass
-    subprocess.run(posix.kill("c7", run.pid), check=True)
-    assert run.wait(10) < 0
-
-
-def _has(run: subprocess.Popen[bytes], word: str) -> bool:
-    return word.encode() in Path(f"/proc/{run.pid}/cmdline").read_bytes().split(b"PATH")[-1]
-
-
-def test_the_killer_spares_another_parents_process_of_that_number() -> None:
-    script = "sleep 81 & echo $!; wait"
-    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        number = int(other.stdout.readline())
-        subprocess.run(posix.kill("c8", number), check=True)
-        assert Path(f"/proc/{number}").exists()
-        subprocess.run(["kill", str(number)], check=True)
 
 
 async def test_output_beyond_what_pve_can_answer_is_said_to_be_lost() -> None:

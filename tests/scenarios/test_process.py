@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import json
 import os
-import pty
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +14,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from mcp import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from pvemcp.access import approvals
 from pvemcp.access.grants import Grants
@@ -31,8 +25,6 @@ from pvemcp.sim.http import serve
 from pvemcp.sim.world import World, make_world
 from pvemcp.store import Store
 from pvemcp.verifying import verify
-from tests.scenarios.browsing import Person
-from tests.scenarios.rig import ERAS, Caller
 from tests.scenarios.test_approvals import id_in
 from tests.unit.certificates import certificate
 
@@ -97,6 +89,10 @@ async def served(env: dict[str, str]) -> AsyncIterator[Service]:
 async def _drain(stream: asyncio.StreamReader) -> None:
     while await stream.read(65536):
         pass
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def call(
@@ -251,55 +247,6 @@ async def test_serve_refuses_to_listen_beyond_loopback_without_tls(tmp_path: Pat
         assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("era", ERAS)
-async def test_stdio_serves_one_client_up_to_its_ceiling(tmp_path: Path, era: str) -> None:
-    async with simulated(make_world("homelab")) as env:
-        del env["PVEMCP_LISTEN"]
-        env["PVEMCP_STATE_DIR"] = str(tmp_path)
-        command = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "pvemcp", "stdio", "--ceiling", "change"],
-            env=env,
-        )
-        with (tmp_path / "stderr").open("w") as stderr:
-            mode = "legacy" if era == ERAS[0] else era
-            async with Client(stdio_client(command, errlog=stderr), mode=mode) as client:
-                names = {tool.name for tool in (await client.list_tools()).tools}
-                assert "api_change" in names
-                assert "api_destroy" not in names
-                caller = Caller(client)
-                assert "12 guests" in await caller.call("inventory_find")
-        said = (tmp_path / "stderr").read_text()
-        assert '"tool":"inventory_find"' in said
-        assert env["PVEMCP_PVE_TOKEN_SECRET"] not in said
-
-
-async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pvemcp", "demo", "--port", "0"),
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    words = ""
-    while "claude mcp add" not in words:
-        words += (await process.stdout.readline()).decode()
-    line = next(line for line in words.split("\n") if "claude mcp add" in line)
-    assert line.strip().startswith("claude mcp add --transport http pvemcp http://127.0.0.1:")
-    url, secret = line.split()[6], line.split("Bearer ")[1].strip('"')
-    async with aiohttp.ClientSession() as session:
-        assert "12 guests" in await call(session, url, secret, "inventory_find", {})
-    while "password " not in words:
-        words += (await process.stdout.readline()).decode()
-    page = next(line.split()[1] for line in words.split("\n") if line.startswith("  page "))
-    assert page == f"{url.removesuffix('/mcp')}/page/"
-    person = Person(page.removesuffix("/page/"))
-    entered = await person.log_in("root@pam", words.rpartition("password ")[2].strip(), "pam")
-    assert entered.status == 303
-    process.send_signal(signal.SIGTERM)
-    assert await process.wait() == 0
-
-
 async def test_serve_warns_of_a_certificate_that_clients_will_refuse(tmp_path: Path) -> None:
     async with simulated(make_world("homelab")) as env:
         env["PVEMCP_STATE_DIR"] = str(tmp_path)
@@ -314,166 +261,3 @@ async def test_serve_warns_of_a_certificate_that_clients_will_refuse(tmp_path: P
                 assert await service.end(signal.SIGTERM) == 0
             assert ("the certificate" in service.said) == bool(warned)
             assert warned in service.said
-
-
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "t", "version": "1"},
-    },
-}
-
-
-@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-@pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)]
-)
-async def test_a_signal_ends_stdio_while_its_stdin_is_open(
-    tmp_path: Path, how: signal.Signals, code: int, terminal: bool
-) -> None:
-    ours, theirs = pty.openpty() if terminal else reversed(os.pipe())
-    async with simulated(make_world("homelab")) as env:
-        env["PVEMCP_STATE_DIR"] = str(tmp_path)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pvemcp", "stdio"),
-            env=env,
-            stdin=theirs,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        os.close(theirs)
-        assert process.stdout is not None
-        try:
-            os.write(ours, json.dumps(INITIALIZE).encode() + b"\n")
-            assert "serverInfo" in (await process.stdout.readline()).decode()
-            process.send_signal(how)
-            async with asyncio.timeout(10):
-                assert await process.wait() == code
-        finally:
-            os.close(ours)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    assert names(tmp_path) == ["audit.key", "pvemcp.db"]
-
-
-async def test_a_client_that_reads_no_answers_cannot_keep_stdio_from_ending(
-    tmp_path: Path,
-) -> None:
-    answers, theirs = os.pipe()
-    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)  # the list of the tools is longer
-    listed = {"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {"_meta": META}}
-    async with simulated(make_world("homelab")) as env:
-        env["PVEMCP_STATE_DIR"] = str(tmp_path)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pvemcp", "stdio"),
-            env=env,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=theirs,
-        )
-        os.close(theirs)
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(listed).encode() + b"\n")
-            assert await asyncio.to_thread(os.read, answers, 1)
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                assert await process.wait() == 0
-        finally:
-            os.close(answers)
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-
-async def test_stdio_reads_a_regular_file_to_its_end(tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    asked.write_text(json.dumps(INITIALIZE))  # without a line end
-    async with simulated(make_world("homelab")) as env:
-        env["PVEMCP_STATE_DIR"] = str(tmp_path / "state")
-        with asked.open() as stdin:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pvemcp", "stdio"),
-                env=env,
-                stdin=stdin,
-                stdout=asyncio.subprocess.PIPE,
-            )
-        said, _ = await process.communicate()
-    assert process.returncode == 0
-    assert "serverInfo" in said.decode()
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def ignores(pid: int, number: signal.Signals) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    [mask] = [line.split()[1] for line in status if line.startswith("SigIgn")]
-    return bool(int(mask, 16) & 1 << (number - 1))
-
-
-@asynccontextmanager
-async def tried_out(
-    tmp_path: Path, *words: str, before: tuple[str, ...] = ()
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run demo or simulate, which keep their files in `tmp_path`, until it has said everything."""
-    process = await asyncio.create_subprocess_exec(
-        *(*before, sys.executable, "-m", "pvemcp", *words),
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    try:
-        while b"Ctrl-C ends it" not in (line := await process.stdout.readline()):
-            assert line
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("command", ["demo", "simulate"])
-async def test_nothing_is_left_when_the_terminal_of_a_tryout_is_closed(
-    tmp_path: Path, command: str, how: signal.Signals
-) -> None:
-    async with tried_out(tmp_path, command, "--port", "0") as process:
-        assert names(tmp_path)
-        process.send_signal(how)
-        assert await process.wait() == 0
-    assert names(tmp_path) == []
-
-
-async def test_nohup_keeps_a_tryout_running(tmp_path: Path) -> None:
-    words = ("simulate", "--port", "0")
-    async with tried_out(tmp_path, *words, before=("nohup",)) as process:
-        assert ignores(process.pid, signal.SIGHUP)
-        process.terminate()
-        assert await process.wait() == 0
-
-
-@pytest.mark.parametrize(
-    ("command", "remedy"),
-    [("demo", "make demo PORT=9090 (pvemcp demo --port 9090)"), ("simulate", "--port")],
-)
-async def test_a_tryout_on_a_busy_port_says_how_to_take_another(
-    tmp_path: Path, command: str, remedy: str
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pvemcp", command, "--port", str(busy.getsockname()[1])),
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await process.communicate()
-    assert process.returncode == 2
-    assert "address already in use" in said.decode()
-    assert remedy in said.decode()
-    assert "PVEMCP_LISTEN" not in said.decode()
-    assert "Traceback" not in said.decode()
-    assert names(tmp_path) == []

@@ -8,13 +8,11 @@ import os
 import resource
 import shutil
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from typing import Any
 import pytest
 
 from pvemcp.access.grants import Grants
-from pvemcp.access.shared import SharedClients, encode, parse
 from pvemcp.call import ApiToken, Effect
-from pvemcp.errors import Conflict, Fault, Invalid, Misconfigured, Unavailable
-from pvemcp.migrations import MIGRATIONS
+from pvemcp.errors import Conflict, Fault, Misconfigured, Unavailable
 from pvemcp.settings import Settings
 from pvemcp.setup.backup.guard import alone
 from pvemcp.setup.backup.restore import Choices, NoTokens, Tokens, plan, recover, restore
@@ -325,110 +321,6 @@ def test_pve_tokens_of_a_restore_that_fails_are_removed(own: Installation, tmp_p
         put_back(own, path, tokens=tokens)
     assert tokens.there == set()
     assert everything(own.root) == before
-
-
-def test_a_newer_schema_is_refused_and_an_older_one_is_brought_up_to_date(
-    own: Installation, tmp_path: Path
-) -> None:
-    with Store(own.root / "state") as store:
-        store.write(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    path = own.backup(tmp_path)
-    before = everything(own.root)
-    with pytest.raises(Misconfigured, match=f"schema {len(MIGRATIONS) + 1}, this pvemcp knows"):
-        put_back(own, path)
-    assert everything(own.root) == before
-    old = own.root / "state/pvemcp.db"
-    old.unlink()
-    with closing(sqlite3.connect(old)) as db:
-        db.executescript(MIGRATIONS[0])
-        db.execute(
-            "INSERT INTO grants (id, name, hash, ceiling, created) VALUES ('1', 'old', x'00', "
-            "'read', 0)"
-        )
-        db.execute("PRAGMA user_version = 1")
-        db.commit()
-    path = own.backup(tmp_path, at=2_000_000_000.0)
-    put_back(own, path, tmp_path / "second")
-    with Store(tmp_path / "second/state", change=False) as store:
-        assert [grant.name for grant in Grants(store).list()] == ["old"]
-
-
-def test_settings_that_another_host_wrote_cannot_choose_which_file_is_written(
-    own: Installation, tmp_path: Path
-) -> None:
-    victim = tmp_path / "victim/cron"
-    victim.parent.mkdir()
-    for path in (str(victim), f"{own.root}/etc/../../victim/cron", str(own.root / "etc/exec.toml")):
-        text = f'tls_cert = "{path}"\ntls_key = "{path}"\nstate_dir = "{victim.parent}"\n'
-        members = {
-            "settings.toml": text.encode(),
-            "files/tls_cert": b"evil",
-            "files/tls_key": b"evil",
-            "exec.toml": b"good",
-        }
-        put_back(own, own.forged(tmp_path / "forged.age", members))
-        assert not list(victim.parent.iterdir())
-        assert (own.root / "etc/exec.toml").read_text() == "good"
-        assert (own.root / "etc/restored-tls-cert").read_text() == "evil"
-        assert load(own.root).state_dir == own.root / "state"
-
-
-@pytest.mark.parametrize("text", [b"\xff", b"listen = ", b"[[x]]\n", b'unknown = "x"\n'])
-def test_settings_that_cannot_be_are_refused(
-    own: Installation, tmp_path: Path, text: bytes
-) -> None:
-    before = everything(own.root)
-    with pytest.raises((Invalid, Misconfigured)):
-        put_back(own, own.forged(tmp_path / "forged.age", {"settings.toml": text}))
-    assert everything(own.root) == before
-
-
-def test_on_another_host_its_own_addresses_count_and_its_firewall_stays(
-    own: Installation, tmp_path: Path
-) -> None:
-    text = (own.root / "etc/pvemcp.toml").read_text().replace("127.0.0.1:8443", "192.0.2.1:8443")
-    (own.root / "etc/pvemcp.toml").write_text(f'{text}allowed_hosts = ["mcp.example.org"]\n')
-    path = own.backup(tmp_path)
-    (own.root / "etc/firewall.nft").write_text("of this host\n")
-    bound = {
-        "listen": "[::]:8080",
-        "allowed_hosts": ["pve2"],
-        "tls_cert": "/run/x",
-        "pve_fingerprint": None,
-    }
-    lines = put_back(own, path, choices=Choices(bound, same_host=False))
-    settings = load(own.root)
-    assert settings.listen == "[::]:8443"
-    assert settings.allowed_hosts == ("pve2", "mcp.example.org")
-    assert settings.tls_cert == own.root / "etc/cert.pem"  # its own came with the backup
-    assert (own.root / "etc/firewall.nft").read_text() == "of this host\n"
-    assert any("set listen to '[::]:8443' (was '192.0.2.1:8443')" in line for line in lines)
-    assert any("leave firewall.nft of the backup out" in line for line in lines)
-    assert (own.root / "etc/pvemcp.toml").read_text().startswith("# of ")
-
-
-def test_the_clients_of_a_cluster_are_not_set_back(own: Installation, tmp_path: Path) -> None:
-    path, file = own.backup(tmp_path), own.root / "cluster/clients.json"
-    newer = encode(SharedClients(4, ()))
-    file.write_bytes(newer)
-    put_back(own, path)
-    assert file.read_bytes() == newer
-    assert names(own.root) == ["laptop"]  # the revoked one does not get in until it is looked up
-
-
-def test_a_lost_list_of_the_cluster_comes_back_and_that_of_another_is_replaced(
-    own: Installation, tmp_path: Path
-) -> None:
-    path = own.backup(tmp_path)
-    put_back(own, path, tmp_path / "second", tokens=Fresh())
-    other = own.root / "cluster/clients.json"
-    other.write_bytes(encode(SharedClients(70, ())))
-    put_back(own, path, tokens=Fresh(), choices=Choices(same_cluster=False))
-    for file, serial in ((tmp_path / "second/cluster/clients.json", 4), (other, 71)):
-        found = parse(file.read_bytes())
-        assert found.serial == serial
-        assert [client.token_id for client in found.clients] == ["pvemcp@pve!shared.2"]
-        assert names(file.parents[1]) == ["laptop", "shared"]
 
 
 def test_a_database_in_use_by_others_is_not_switched(own: Installation, tmp_path: Path) -> None:
