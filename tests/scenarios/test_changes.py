@@ -121,6 +121,7 @@ async def test_a_refused_change_is_a_row_too() -> None:
         assert change.outcome == "failed"
         assert "running" in change.error
         assert "cannot be undone" in await refused(client, "change_undo", change=change.id)
+        assert "could not be read" not in await client.call("change_show", change=change.id)
 
 
 async def test_another_grant_sees_no_change_of_this_one_unless_it_administers_pve() -> None:

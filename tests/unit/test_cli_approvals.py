@@ -41,7 +41,9 @@ def test_a_person_sees_a_plan_and_approves_it(pvemcp: Commands) -> None:
     id_ = asked_for(pvemcp)
     listed = pvemcp("approvals", "list").stdout
     assert (id_ in listed, "laptop" in listed) == (True, True)
-    assert "Plan\\x1b[2J of 105" in pvemcp("approvals", "show", id_).stdout
+    shown = pvemcp("approvals", "show", id_).stdout
+    assert "Plan\\x1b[2J of 105" in shown
+    assert ", in 10 min\n" in shown
     pvemcp("approvals", "approve", id_, answer=130)
     assert state_of(pvemcp, id_) == "waiting"
     pvemcp("approvals", "approve", id_, "--yes")
@@ -75,13 +77,14 @@ def test_changes_are_listed_and_shown_before_and_after(pvemcp: Commands) -> None
         id_ = book.open(call, intent, "guest qemu/100", {"cores": 2})
         recipe = Recipe((Request("PUT", path, {"cores": 2}),))
         book.close(id_, "done", after={"cores": 4}, recipe=recipe)
-    listed = pvemcp("changes", "list").stdout
-    assert id_ in listed
-    assert "laptop" in listed
+    head, row = pvemcp("changes", "list").stdout.splitlines()
+    assert head.split() == ["ID", "TIME", "CLIENT", "WHAT", "OUTCOME", "UNDO"]
+    assert row.split()[0] == id_
+    assert "laptop" in row
     shown = pvemcp("changes", "show", id_).stdout
     assert "cores: 2 -> 4" in shown
     assert f"PUT {path} cores=2" in shown
     for words in (("list", "--json"), ("show", id_, "--json")):
         assert "swordfish" not in pvemcp("changes", *words).stdout
     assert "needs no confirmation" in pvemcp("changes", "confirm", id_, answer=2).stderr
-    assert "there is no change" in pvemcp("changes", "show", "ch-0", answer=2).stderr
+    assert "pvemcp changes list" in pvemcp("changes", "show", "ch-0", answer=2).stderr

@@ -69,7 +69,8 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
         if confirm is None and not yes:
             click.echo(_text(found))
         if found.confirm and confirm is None and not yes:
-            confirm = click.prompt(f"Type {found.confirm} to approve it", default="")
+            asked_for = f"Type {found.confirm} to approve it"
+            confirm = click.prompt(asked_for, default="", show_default=False)
         elif not found.confirm and not yes:
             click.confirm("Approve it?", abort=True)
         _require_root(found)
@@ -133,8 +134,10 @@ def _row(one: Approval) -> tuple[str, ...]:
 def _text(one: Approval) -> str:
     who = f"{one.client} ({one.mcp_client or 'unknown client'}) at {one.address or 'this host'}"
     asked, expires = words.moment(one.created), words.moment(one.expires)
+    left = round((one.expires - time.time()) / 60)
+    ends = f"expires {expires}, in {left} min" if left > 0 else f"expires {expires}"
     lines = [
-        f"{one.id}: {one.state}, asked {asked}, expires {expires}",
+        f"{one.id}: {one.state}, asked {asked}, {ends}",
         f"by {who}; rule: {one.rule}; needs {one.persons} person{'s' * (one.persons != 1)}",
         f"arguments: {json.dumps(dict(one.arguments), ensure_ascii=True)}",
         "",

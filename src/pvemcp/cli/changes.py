@@ -56,7 +56,7 @@ def list_(
         click.echo("No changes are recorded for this choice.", err=True)
     else:
         head = ("ID", "TIME", "CLIENT", "WHAT", "OUTCOME", "UNDO")
-        click.echo(words.printable(words.table(head, [_row(change) for change in found])))
+        click.echo(words.table(head, [_row(change) for change in found]))
 
 
 @changes.command()
@@ -106,9 +106,10 @@ def _is_safety(change: Change) -> bool:
 
 def _row(change: Change) -> tuple[str, ...]:
     outcome = f"{change.outcome}, undone" if change.undone_by else change.outcome
-    undo = "no" if change.recipe.why_not else "yes"
+    undo = "no" if change.recipe.why_not or change.undone_by else "yes"
     what = f"{change.verb} {change.path}"
-    return (change.id, words.moment(change.time), change.client, what, outcome, undo)
+    cells = (change.id, words.moment(change.time), change.client, what, outcome, undo)
+    return tuple(map(words.printable, cells))
 
 
 def _plain(change: Change) -> dict[str, object]:

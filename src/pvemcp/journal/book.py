@@ -22,6 +22,8 @@ PREFIX = "ch-"
 KEPT = 256 * 1024
 """Characters of JSON of one state that are kept."""
 
+LISTED = "change_list shows them; on the host: pvemcp changes list."
+
 _COLUMNS = (
     "id, call_id, process, time, ended, client, grant_id, pve_user, tool, verb, path, template, "
     "effect, node, shown, target, outcome, error, upid, undo, undoes, undone_by, sealed"
@@ -112,7 +114,7 @@ class Book:
             f"{_SELECT} WHERE id = ? AND (? IS NULL OR grant_id = ?)", (id_, grant, grant)
         )
         if not rows:
-            raise Missing(f"there is no change {id_[:40]}", hint="change_list shows them.")
+            raise Missing(f"there is no change {id_[:40]}", hint=LISTED)
         return self._change(rows[0])
 
     def list(

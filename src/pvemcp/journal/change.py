@@ -154,6 +154,12 @@ def _flat(value: Any) -> str:
     return " ".join(str(value).split())
 
 
+def _moved(change: Change) -> list[str]:
+    if change.outcome == "failed" and change.after is None:
+        return []  # nothing was done, so nobody looked afterwards
+    return compared(change.before, change.after)
+
+
 def told(change: Change, when: str) -> list[str]:
     """Describe a change for a person, line by line: what, who, before and after, the way back."""
     ended = ": ".join(filter(None, [change.outcome, change.error]))
@@ -163,7 +169,7 @@ def told(change: Change, when: str) -> list[str]:
         *([f"task {change.upid}"] if change.upid else []),
         *([f"takes back {change.undoes}"] if change.undoes else []),
         *([f"taken back by the call {change.undone_by}"] if change.undone_by else []),
-        *(f"  {line}" for line in compared(change.before, change.after)),
+        *(f"  {line}" for line in _moved(change)),
     ]
     if change.recipe.why_not:
         return [*lines, f"undo: {change.recipe.text()}"]

@@ -72,7 +72,7 @@ def _row(change: Change) -> dict[str, Any]:
         "tool": change.tool,
         "what": f"{change.verb} {change.path}",
         "outcome": f"{change.outcome}, undone" if change.undone_by else change.outcome,
-        "undo": "no" if change.recipe.why_not else "yes",
+        "undo": "no" if change.recipe.why_not or change.undone_by else "yes",
     }
 
 
