@@ -26,8 +26,11 @@ DEMO_PORT = "Take another: make demo PORT=9090 (pvemcp demo --port 9090)."
 SIMULATOR_PORT = "Take another with --port PORT; 0 takes any free one."
 
 
-def demo(world: WorldName, port: int) -> int:
-    """Run the service on a simulated PVE of its own, and say how to connect to it."""
+def demo(world: WorldName, port: int, program: str) -> int:
+    """Run the service on a simulated PVE of its own, and say how to connect to it.
+
+    `program`: how the command line is called.
+    """
     exit_on_signal()
     simulated = make_world(world, progress="timed")
     with tempfile.TemporaryDirectory(prefix="pvemcp-demo-") as folder:
@@ -40,11 +43,13 @@ def demo(world: WorldName, port: int) -> int:
         )
         log_to_stderr(settings)
         with Store(settings.state_dir) as store, bind(settings, other=DEMO_PORT) as bound:
-            asyncio.run(_demo(simulated, settings, store, bound))
+            asyncio.run(_demo(simulated, settings, store, bound, program))
     return 0
 
 
-async def _demo(world: World, settings: Settings, store: Store, bound: socket.socket) -> None:
+async def _demo(
+    world: World, settings: Settings, store: Store, bound: socket.socket, program: str
+) -> None:
     grants = Grants(store)
     _, secret = grants.create(DEMO_CALLER, Effect.DESTROY)
     unix_socket = str(settings.state_dir / "pve.sock")
@@ -61,6 +66,9 @@ async def _demo(world: World, settings: Settings, store: Store, bound: socket.so
             f"  MCP URL  {url}\n  token    {secret}\n\n  {add}\n\n"
             "Calls that destroy wait for a person, who answers on the approval page:\n\n"
             f"  page     {page_url(settings)}/\n  login    {ROOT}, password {password}\n\n"
+            "or with the commands of a host, in another terminal:\n\n"
+            f"  export PVEMCP_STATE_DIR={settings.state_dir}\n"
+            f"  {program} approvals list\n\n"
             "Ctrl-C ends it.",
             flush=True,
         )

@@ -38,8 +38,17 @@ async def test_the_demo_prints_all_that_a_client_needs(tmp_path: Path) -> None:
     page = next(line.split()[1] for line in words.split("\n") if line.startswith("  page "))
     assert page == f"{url.removesuffix('/mcp')}/page/"
     person = Person(page.removesuffix("/page/"))
-    entered = await person.log_in("root@pam", words.rpartition("password ")[2].strip(), "pam")
+    entered = await person.log_in("root@pam", words.rpartition("password ")[2].split()[0], "pam")
     assert entered.status == 303
+    while "approvals list" not in words:
+        words += (await process.stdout.readline()).decode()
+    name, _, folder = words.rpartition("export ")[2].split()[0].partition("=")
+    listed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pvemcp", "grant", "list"),
+        env={"PATH": os.environ["PATH"], name: folder},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert b"demo" in (await listed.communicate())[0]
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
 

@@ -78,7 +78,7 @@ def demo(world: World, port: int) -> int:
     """Try everything on a simulated Proxmox VE: nothing real is touched, no settings are read."""
     from pvemcp import trial  # noqa: PLC0415 - slow to import
 
-    return trial.demo(world, port)
+    return trial.demo(world, port, words.this_program())
 
 
 @click.command(short_help="Run only the simulated Proxmox VE API.")
