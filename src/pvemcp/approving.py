@@ -19,7 +19,7 @@ from mcp_types import CallToolRequestParams
 from pvemcp.access.approvals import Approval, Approvals
 from pvemcp.access.policy import Judgement, Policy
 from pvemcp.call import Call, Intent, License, Verdict
-from pvemcp.dialogs import Context, Dialog
+from pvemcp.dialogs import Context, Dialog, minutes_left
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
 from pvemcp.journal.changes import Changes
 from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
@@ -199,11 +199,12 @@ async def _wait(gate: Gate, approval: Approval) -> None:
 def _needed(dialog: Dialog, approval: Approval) -> Fault:
     yes = sum(d.verdict == "approve" for d in approval.decisions)
     count = f" {yes} of {approval.persons} persons said yes." if approval.persons > 1 else ""
-    page = f" or at {link}" if (link := dialog.link(approval)) else ""
-    minutes = max(1, round((approval.expires - time.time()) / 60))
+    link = "" if approval.channel == "host" else dialog.link(approval)
+    page = f" or at {link}" if link else ""
     return ApprovalNeeded(
-        f"A person must approve this first; nothing was done.{count}\n{approval.text}",
+        f"A person must approve this first ({approval.rule}); nothing was done.{count}\n"
+        f"{approval.text}",
         hint="A person does that on the host of pvemcp "
-        f"(pvemcp approvals approve {approval.id}){page}, within {minutes} min. "
+        f"(pvemcp approvals approve {approval.id}){page}, within {minutes_left(approval)} min. "
         f"Then make the same call with approval={approval.id}.",
     )

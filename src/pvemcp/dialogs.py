@@ -18,7 +18,7 @@ from mcp_types import CallToolRequestParams, ElicitResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from pvemcp.access.approvals import Approval, Approvals, Person
-from pvemcp.errors import Denied
+from pvemcp.errors import Denied, Invalid
 
 Context = ServerRequestContext[Any, Any]
 
@@ -103,7 +103,7 @@ class Dialog:
         if kind == "url":
             return {"mode": "url", "message": _message(approval), "url": self.link(approval)}
         where = self.link(approval) or f"pvemcp approvals show {approval.id}, on the host"
-        schema = _schema(approval, f"All of the plan: {where}")
+        schema = _schema(approval, f"Within {minutes_left(approval)} min. All of the plan: {where}")
         return {"mode": "form", "message": _message(approval), "requestedSchema": schema}
 
     def _take(self, approval: Approval, said: ElicitResult) -> None:
@@ -118,8 +118,20 @@ class Dialog:
         yes = said.action == "accept" and (approval.confirm or content.get("approve") is True)
         if not yes:
             self.approvals.deny(approval.id, person)
-            raise Denied("the person who was asked said no. Nothing was done.")
-        self.approvals.approve(approval.id, person, typed=str(content.get("confirm", "")))
+            raise Denied(
+                "the person who was asked said no. Nothing was done.",
+                hint="Ask what they want instead, before you make the call again.",
+            )
+        try:
+            self.approvals.approve(approval.id, person, typed=str(content.get("confirm", "")))
+        except Invalid as mistyped:
+            hint = "Nothing was approved. The same call asks the person again."
+            raise Invalid(mistyped.message, hint=hint) from None
+
+
+def minutes_left(approval: Approval) -> int:
+    """Return how long a question waits still, at least one minute."""
+    return max(1, round((approval.expires - time.time()) / 60))
 
 
 def _message(approval: Approval) -> str:
@@ -129,7 +141,8 @@ def _message(approval: Approval) -> str:
     text = approval.text
     if len(text) > SHOWN:
         text = f"{text[:SHOWN]}\n… the rest: pvemcp approvals show {approval.id}"
-    return "\n".join([*approval.brief, f"{approval.client} asks to run {approval.tool}.", text])
+    asks = f"{approval.client} asks to run {approval.tool} ({approval.rule})."
+    return "\n".join([*approval.brief, asks, text])
 
 
 def _schema(approval: Approval, where: str) -> dict[str, Any]:

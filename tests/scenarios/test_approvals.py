@@ -81,6 +81,7 @@ async def test_without_a_dialog_the_answer_says_how_a_person_approves(era: str) 
         vmid = guest(r)
         text = await refused(client, "guest_power", guests=vmid, action="stop")
         assert text.startswith("approval_needed: ")
+        assert "(default: destroy asks)" in text
         assert "pvemcp approvals approve ap-" in text
         assert r.world.guests[vmid].running
 

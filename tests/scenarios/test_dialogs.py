@@ -116,7 +116,9 @@ async def test_who_declines_to_open_the_page_says_no(era: str) -> None:
     async with rig() as r:
         r.page = PAGE
         async with r.client(era=era, policy=Outside(), elicit=Dialogs("decline")) as client:
-            assert "said no" in await refused(client, "guest_power", guests=100, action="stop")
+            text = await refused(client, "guest_power", guests=100, action="stop")
+        assert "said no" in text
+        assert "Ask what they want instead" in text
         assert [a.state for a in r.approvals.all(live=False)] == ["denied"]
 
 
@@ -149,6 +151,7 @@ async def test_no_dialog_is_put_that_cannot_lead_to_an_answer(
         async with r.client(era=era, policy=Outside(channel), elicit=dialogs) as client:
             text = await refused(client, "guest_power", guests=100, action="stop")
         assert "pvemcp approvals approve ap-" in text
+        assert PAGE not in text  # root on the host alone, or no page
         assert dialogs.asked == []
 
 
@@ -170,7 +173,8 @@ async def test_the_first_lines_of_a_dialog_say_what_is_lost(era: str) -> None:
     assert "- DELETE /nodes/pve1/qemu/106: destroys qemu/106 build and its disks" in rest
     (field,) = asked.requested_schema["properties"].values()
     assert field["title"] == "Type 106 to confirm"
-    assert field["description"] == f"All of the plan: {PAGE}/{waits.id}"
+    assert field["description"] == f"Within 10 min. All of the plan: {PAGE}/{waits.id}"
+    assert "tester asks to run api_destroy (default: destroy asks)." in rest
 
 
 async def test_many_writes_are_counted_in_the_first_line(era: str) -> None:

@@ -131,7 +131,8 @@ async def test_what_is_no_elevation_or_too_long_is_refused() -> None:
         assert "At most 30" in await refused(client, "elevate", **{**ASK, "minutes": 31})
         async with w.client() as mighty:
             assert "elevate" not in await tools(mighty)
-            assert "destroy already" in await refused(mighty, "elevate", **ASK)
+            text = await refused(mighty, "elevate", **ASK)
+            assert text.endswith("destroy already\nMake the call that needs it.")
 
 
 async def test_elevation_can_be_turned_off() -> None:

@@ -20,6 +20,7 @@ async def test_a_person_logs_in_and_approves_and_the_call_goes_through() -> None
         person = await s.entered("carol@pve", vms_100="PVEVMAdmin")
         listed = await person.get("/page/")
         assert f"/page/{found.id}" in listed.text
+        assert "takes the power of qemu/100 web01" in listed.said
         shown = await person.get(f"/page/{found.id}")
         assert "POST /nodes/pve1/qemu/100/status/stop" in shown.said
         answer = await person.fill(f"/page/{found.id}", verdict="approve", reason="maintenance")

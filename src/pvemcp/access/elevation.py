@@ -172,7 +172,10 @@ class Raising:
         if minutes > most:
             raise Invalid(f"{minutes} minutes are too many", hint=f"At most {most} here.")
         if effect <= own:
-            raise Invalid(f"the ceiling of {self._call.principal.name} is {own} already")
+            raise Invalid(
+                f"the ceiling of {self._call.principal.name} is {own} already",
+                hint="Make the call that needs it.",
+            )
 
 
 async def tell(changed: Callable[[], Awaitable[None]]) -> None:
