@@ -19,7 +19,7 @@ from mcp_types import CallToolRequestParams
 from pvemcp.access.approvals import Approval, Approvals
 from pvemcp.access.policy import Judgement, Policy
 from pvemcp.call import Call, Intent, License, Verdict
-from pvemcp.dialogs import Context, Dialog, minutes_left
+from pvemcp.dialogs import Context, Dialog, in_short, minutes_left
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
 from pvemcp.journal.changes import Changes
 from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_line
@@ -28,6 +28,7 @@ from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import preview
 from pvemcp.plans.safety import safety, take
 from pvemcp.pve.client import Pve
+from pvemcp.redaction import redact_text
 
 Run = Callable[[], Awaitable[Any]]
 
@@ -67,6 +68,8 @@ class Request:
     dry_run: bool
     approval: str
     shown: Callable[[str], str]
+    legible: Callable[[str], str]
+    """As a person sees it who answers for it: nothing that could be a command is masked."""
 
 
 async def through(gate: Gate, request: Request, run: Run) -> Any:
@@ -78,7 +81,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     plan, answer = await _plan(gate, request, run)
     if plan is None:
         return answer
-    request.call.plan = [request.shown(line) for line in plan.brief()]
+    request.call.plan = [redact_text(request.shown(line)) for line in plan.brief()]
     judgement = gate.policy.judge(request.call, plan.judged)
     if judgement.verdict is not Verdict.DENY and any(is_root(i) for i, _ in plan.writes):
         judgement = replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")
@@ -158,7 +161,7 @@ async def _approved(
             )
     else:
         _shows(call)
-        found = gate.approvals.ask(call, question(plan, call, shown=request.shown), judgement)
+        found = gate.approvals.ask(call, question(plan, call, shown=request.legible), judgement)
         if found.state == "waiting" and (asked := await dialog.ask(found)) is not None:
             return asked
     if request.approval or dialog.opened:
@@ -203,7 +206,7 @@ def _needed(dialog: Dialog, approval: Approval) -> Fault:
     page = f" or at {link}" if link else ""
     return ApprovalNeeded(
         f"A person must approve this first ({approval.rule}); nothing was done.{count}\n"
-        f"{approval.text}",
+        f"{in_short(approval)}",
         hint="A person does that on the host of pvemcp "
         f"(pvemcp approvals approve {approval.id}){page}, within {minutes_left(approval)} min. "
         f"Then make the same call with approval={approval.id}.",

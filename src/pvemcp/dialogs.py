@@ -138,11 +138,17 @@ def _message(approval: Approval) -> str:
     """Say what matters most in the first lines: Claude Code shows three, each cut at the
     terminal's width, and nothing of the rest.
     """
-    text = approval.text
-    if len(text) > SHOWN:
-        text = f"{text[:SHOWN]}\n… the rest: pvemcp approvals show {approval.id}"
     asks = f"{approval.client} asks to run {approval.tool} ({approval.rule})."
-    return "\n".join([*approval.brief, asks, text])
+    return "\n".join([*approval.brief, asks, in_short(approval)])
+
+
+def in_short(approval: Approval) -> str:
+    """Return a plan as far as a client is shown it."""
+    if len(approval.text) <= SHOWN:
+        return approval.text
+    left = len(approval.text) - SHOWN
+    more = f"… {left:,} more characters: pvemcp approvals show {approval.id}"
+    return f"{approval.text[:SHOWN]}\n{more}"
 
 
 def _schema(approval: Approval, where: str) -> dict[str, Any]:

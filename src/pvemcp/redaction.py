@@ -122,25 +122,30 @@ def redact(arguments: Mapping[str, Any], known: Known = str) -> dict[str, Any]:
 
 def redact_text(text: str, known: Known = str) -> str:
     """Mask whatever looks like a secret inside `text` and cut it at 2,000 characters."""
-    masked = known(text)[:_WINDOW]
-    if _SUSPICIOUS.search(masked):
-        for shape, replacement in _SHAPES:
-            masked = shape.sub(replacement, masked)
+    masked = shapes(known(text)[:_WINDOW])
     if len(masked) <= STRING_LIMIT and len(text) <= _WINDOW:
         return masked
     return f"{masked[:STRING_LIMIT]}… [cut, {len(text):,} characters in all]"
 
 
+def shapes(text: str) -> str:
+    """Mask whatever has the shape of a secret."""
+    if _SUSPICIOUS.search(text):
+        for shape, replacement in _SHAPES:
+            text = shape.sub(replacement, text)
+    return text
+
+
 def _mapping(value: Mapping[Any, Any], depth: int, known: Known) -> dict[str, Any]:
     # {"name": "password", "value": …} says in one item what a mapping says with its key.
-    labelled = _is_secret(str(value.get("name", value.get("key", ""))))
+    labelled = is_secret_name(str(value.get("name", value.get("key", ""))))
     result: dict[str, Any] = {}
     for key, item in value.items():
         if len(result) == ITEM_LIMIT:
             result["…"] = f"[{len(value) - ITEM_LIMIT} more left out]"
             break
         name = redact_text(str(key), known)[:200]
-        hidden = _is_secret(str(key)) or (labelled and key == "value")
+        hidden = is_secret_name(str(key)) or (labelled and key == "value")
         result[name] = _masked(item) if hidden else _value(item, depth + 1, known)
     return result
 
@@ -178,7 +183,7 @@ def _items(value: list[Any] | tuple[Any, ...], depth: int, known: Known) -> list
 
 
 def _takes_secret(program: str, option: str) -> bool:
-    named = option.startswith("-") and _is_secret(option)
+    named = option.startswith("-") and is_secret_name(option)
     return named or option in _SECRET_OPTIONS.get(program, ())
 
 
@@ -186,7 +191,8 @@ def _glued(item: Any) -> bool:
     return isinstance(item, str) and item.startswith("-p") and len(item) > 2
 
 
-def _is_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
+    """Tell whether what has this name is a secret."""
     return bool(_NAME.search(_CAMEL.sub("-", name[:200]).lower()))
 
 

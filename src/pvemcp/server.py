@@ -44,6 +44,7 @@ from pvemcp.call import Call, Effect, Intent, Principal, Target, Unplanned, Verd
 from pvemcp.errors import Denied, Fault, Internal, NotPlanned
 from pvemcp.host.runner import Host, Runner
 from pvemcp.journal.changes import Changes
+from pvemcp.legible import masked
 from pvemcp.opening import TASKS, Context, declares_tasks, opened
 from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
@@ -110,6 +111,10 @@ class Service:
     def shown(self, text: str) -> str:
         """Return a text as a client may see it: without secrets, and with nothing unseen."""
         return clean(self.mask(text))
+
+    def legible(self, text: str) -> str:
+        """Return a text as a person must see it who answers for it."""
+        return clean(masked(text, self.mask, known=self.audit.known))
 
 
 _GIVE: Mapping[type, Callable[[Service, Call], Any]] = {
@@ -228,6 +233,7 @@ async def _use(
         dry_run=bool(common["dry_run"]),
         approval=common["approval"] or "",
         shown=service.shown,
+        legible=service.legible,
     )
     if tool.reach > Effect.READ:
         service.audit.opened(call)

@@ -16,12 +16,15 @@ from pvemcp.access.approvals import Question
 from pvemcp.access.policy import Judgement
 from pvemcp.call import Call, Effect, Intent, Target, Verdict
 from pvemcp.host.runner import ROOT
+from pvemcp.legible import legible
 from pvemcp.plans.planning import Rehearsal
 from pvemcp.plans.preview import Preview
 from pvemcp.pve.client import Pve
 
 ARGUMENT = 4000
-"""Characters of one argument that a plan shows."""
+"""Characters of one argument that a client is shown of it again; a person is shown all."""
+BLANKS = re.compile(r"[^\S\n]{30,}|(?:[^\S\n]*\n){6,}")
+"""What could push the rest of an argument out of sight."""
 BRIEF = 400
 """Characters of a line in the short form of a plan."""
 
@@ -42,7 +45,7 @@ class Plan:
     first: tuple[Intent, ...] = ()
     """What is written before the tool runs: safety snapshots."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """The tool's own, redacted: a command in a guest is seen nowhere else."""
+    """The tool's own, legible: a command in a guest is seen nowhere else."""
     told: tuple[str, ...] = ()
     """What the tool itself says of its writes: how a file differs."""
 
@@ -73,18 +76,25 @@ class Plan:
         lost = [line for one in self.previews for line in one.lost]
         told = [*self.told, *(line for one in self.previews for line in one.told())]
         does = [one.does for one in self.previews]
+        command = self.arguments.get("command")
+        if command and len(does) == 1:
+            does = [f"{does[0]}: {' '.join(str(command).split())}"]
         return [
             _joined("" if len(does) == 1 else f"{len(does)} writes: ", does),
             *([_joined(f"LOST ({len(lost)}): ", lost)] if lost else []),
             *([_joined("", told)] if told else []),
         ]
 
-    def text(self) -> str:
-        """Write it for a person and for the model."""
+    def text(self, *, whole: bool = False) -> str:
+        """Write it for the model; as a `whole` for a person, who answers for every argument."""
         count = len(self.previews)
         what = f"{count} write{'s' * (count != 1)}"
         head = f"Plan of {self.tool}: {what}, looked up in {self.seconds:.1f} s"
-        lines = [head, *_arguments(self.arguments), *(f"  {line}" for line in self.told)]
+        lines = [
+            head,
+            *_arguments(self.arguments, whole=whole),
+            *(f"  {line}" for line in self.told),
+        ]
         lines += [line for one in self.previews for line in one.lines()]
         if self.open_ended:
             lines.append("What follows hangs on PVE's answers; it stays with the same targets.")
@@ -124,21 +134,23 @@ async def look_up(
         trouble=str(rehearsal.fault or ""),
         seconds=time.perf_counter() - started,
         told=tuple(call.told),
-        arguments={name: call.arguments[name] for name in arguments if name in call.arguments},
+        arguments={name: legible(value, name) for name, value in arguments.items()},
     )
 
 
 def _joined(start: str, parts: list[str]) -> str:
-    return (start + "; ".join(parts))[:BRIEF]
+    text = start + "; ".join(parts)
+    return text if len(text) <= BRIEF else f"{text[:BRIEF]}… ({len(text):,} characters)"
 
 
-def _arguments(arguments: Mapping[str, Any]) -> list[str]:
-    """Write arguments whole, up to a bound; further lines of one stand further in."""
+def _arguments(arguments: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """Write arguments; further lines of one stand further in."""
     lines = []
     for name, value in arguments.items():
         text = value if isinstance(value, str) else json.dumps(value, default=str)
-        if len(text) > ARGUMENT:
+        if len(text) > ARGUMENT and not whole:
             text = f"{text[:ARGUMENT]}… ({len(text):,} characters)"
+        text = BLANKS.sub(lambda found: f" ({len(found[0])} blanks)\n", text)
         lines.append(f"  {name}: " + "\n      ".join(text.splitlines() or [""]))
     return lines
 
@@ -149,7 +161,7 @@ def question(plan: Plan, call: Call, *, shown: Callable[[str], str]) -> Question
         tool=call.tool,
         arguments=call.arguments,
         digest=plan.digest,
-        text=shown(plan.text()),
+        text=shown(plan.text(whole=True)),
         brief=[shown(line) for line in plan.brief()],
         writes=[_write(intent, target) for intent, target in plan.writes],
         confirm=plan.confirm,

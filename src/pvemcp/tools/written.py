@@ -16,8 +16,8 @@ from pvemcp.journal.change import Change, Recipe, Request, State, never
 from pvemcp.journal.changes import Changes
 from pvemcp.journal.files import CONTENT
 from pvemcp.journal.subject import Facts, Subject
+from pvemcp.legible import legible
 from pvemcp.pve.client import Pve
-from pvemcp.redaction import redact_text
 from pvemcp.tools.agent import Vm
 from pvemcp.tools.container import READING, WRITING, Container
 from pvemcp.tools.guest_exec import running
@@ -40,6 +40,8 @@ KEPT = 180_000
 """Bytes of a file's former content that are kept."""
 SHOWN = 60
 """Lines of a difference that a plan shows."""
+LINE = 2000
+"""Characters of one of them."""
 LOOKED_AT = 700_000
 """Bytes of a file that are read to tell whether it is still the same."""
 WHOLE = (
@@ -156,7 +158,7 @@ def _lines(state: State, new: New) -> list[str]:
     except UnicodeDecodeError:
         return []
     told = list(unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=1))[2:]
-    shown = [f"  {each[:1]} {redact_text(flat(each[1:]))}" for each in told[:SHOWN]]
+    shown = [f"  {each[:1]} {legible(flat(each[1:], LINE))}" for each in told[:SHOWN]]
     more = [f"  … {len(told) - SHOWN} more lines"] if len(told) > SHOWN else []
     return [*shown, *more] or ["  nothing changes in it"]
 
