@@ -113,7 +113,12 @@ async def test_a_backup_that_is_deleted_is_shown_with_its_age_and_guest() -> Non
         path = f"/nodes/pve1/storage/nas/content/{volid}"
         text = await client.call("api_destroy", path=path, dry_run=True)
         assert f"deletes the volume {volid}" in text
-        assert "other backups of it there: 2" in text
+        assert "a backup of: 100 web01 (running)" in text
+        assert "other backups of it there: 2, the newest of " in text
+    async with rig() as r, r.client(policy=Policy()) as client:
+        del r.world.guests[100]
+        text = await client.call("api_destroy", path=path, dry_run=True)
+        assert "a backup of: guest 100, which is not seen: it may be gone" in text
 
 
 async def test_what_is_irreversible_must_be_typed_in_the_dialog(era: str) -> None:
@@ -205,8 +210,23 @@ async def test_a_storage_that_is_removed_names_who_has_volumes_there() -> None:
     async with rig() as r, r.client(policy=Policy()) as client:
         text = await client.call("api_destroy", path="/storage/local-lvm", dry_run=True)
         assert "guests with volumes there: 100 web01 (running), 101 db01 (running), " in text
-        assert "lose sight of their volumes" in text
+        assert "LOST: 12 guests lose sight of their volumes" in text
         assert "type: lvmthin" in text
+        text = await client.call("api_destroy", path="/storage/nas", dry_run=True)
+        assert "guests with volumes there: none seen" in text
+        assert "guests with backups there: 100 web01 (running), " in text
+        assert "LOST: 12 guests lose sight of their backups" in text
+        assert "of their volumes" not in text
+
+
+async def test_a_storage_that_is_switched_off_asks_as_one_that_is_removed() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        call = {"method": "PUT", "path": "/storage/local-lvm", "params": {"disable": 1}}
+        text = await client.call("api_destroy", **call, dry_run=True)
+        assert "LOST: 12 guests lose sight of their volumes" in text
+        assert "Policy: a person is asked" in text
+        await refused(client, "api_destroy", **call)
+        assert "disable" not in r.world.storages["local-lvm"].options
 
 
 async def test_a_restore_over_a_guest_shows_the_archive_and_what_it_replaces() -> None:

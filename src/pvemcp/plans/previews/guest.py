@@ -1,15 +1,14 @@
-"""Previews of what happens to a guest: destroyed, stopped, reconfigured, put back, and the rest."""
+"""Previews of what happens to a guest: destroyed, stopped, reconfigured."""
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pvemcp.access.rules import tags_in
 from pvemcp.call import Intent, Target
-from pvemcp.journal.drives import is_unused
 from pvemcp.journal.undoable import BACK
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
@@ -26,6 +25,8 @@ REQUESTS = 8
 BACKUP_PLACES = 2
 """Storages that are searched for backups of a guest."""
 CONSOLES = ("vncproxy", "termproxy", "spiceproxy", "vncshell")
+_CARD = re.compile(r"(?:net|ipconfig)\d+")
+_ADDRESS = re.compile(r"(?:^|,)ip6?=([^,]+)")
 _POWER = {
     "stop": "takes the power of {}: unsaved data is lost",
     "reset": "resets {}: unsaved data is lost",
@@ -143,6 +144,7 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
     asked = _asked(pve, guest, searched)
     if not template:
         asked["snapshots"] = pve.get(f"{guest.path}/snapshot")
+        asked["firewall"] = pve.get(f"{guest.path}/firewall/rules")
     if is_running:
         asked["addresses"] = addresses(pve, Located(guest.vmid, "", guest.kind, guest.node))
     seen = await look(asked)
@@ -153,6 +155,8 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
     unseen = [*seen.unseen, *blind]
     if left_out := places[len(searched) :]:
         unseen.append(f"backups on {', '.join(left_out)}")
+    if not (is_running or template or _configured(config)):
+        unseen.append("addresses: it does not run")
     if not backups:
         unseen += await gaps(pve, ("/storage", "Datastore.Audit"))
     snapshots = [r for r in seen.rows("snapshots") if r.get("name") != "current"]
@@ -163,6 +167,7 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
     seen.found["status"] = status
     facts = [("state", running(seen)), *_serves(guest, config, seen)]
     facts += [("last backup", backup_line(backups)), *_references(guest, seen)]
+    facts += _refusal(guest, intent, seen)
     return about(
         intent,
         guest,
@@ -200,14 +205,53 @@ def _serves(guest: Guest, config: Mapping[str, Any], seen: Seen) -> list[tuple[s
     if rows := seen["addresses"]:
         listed = [each for row in rows if row["name"] != "lo" for each in row["addresses"]]
         facts.append(("addresses", line(", ".join(listed) or "none")))
+    elif given := _configured(config):
+        facts.append(("addresses", f"{line(', '.join(given))} (configured)"))
     if str(config.get("protection", 0)) == "1":
         facts.append(("protection", "on: PVE refuses until it is switched off"))
     return facts
 
 
+def _configured(config: Mapping[str, Any]) -> list[str]:
+    """Return the addresses that stand in a configuration: of a container, or for cloud-init."""
+    cards = [str(config[key]) for key in sorted(config) if _CARD.fullmatch(key)]
+    return [found for card in cards for found in _ADDRESS.findall(card)]
+
+
+def _refusal(guest: Guest, intent: Intent, seen: Seen) -> list[tuple[str, str]]:
+    """Say why PVE would refuse to destroy a guest, so that nobody says yes for nothing.
+
+    Read in PVE's `destroy_vm`; protection is told by itself.
+    """
+    forced = guest.kind == "lxc" and _on(intent, "force")
+    why = []
+    if guest.row.get("status") == "running" and not forced:
+        why.append("it runs: stop it first")
+    if not _on(intent, "purge"):
+        if guest.row.get("hastate"):
+            why.append("HA watches it, and there is no purge=1")
+        if _replicas(guest, seen):
+            why.append("it is replicated, and there is no purge=1")
+    return [("PVE refuses", "; ".join(why))] if why else []
+
+
+def _replicas(guest: Guest, seen: Seen) -> list[str]:
+    rows = seen.rows("replication")
+    return [str(r.get("target")) for r in rows if str(r.get("guest")) == str(guest.vmid)]
+
+
+def _walls(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Count a guest's own rules, and name the groups of rules that it takes in."""
+    groups = [line(row.get("action"), 40) for row in rows if row.get("type") == "group"]
+    own = len(rows) - len(groups)
+    said = [f"{own} rule{'s' * (own != 1)} of its own"] if own else []
+    said += [f"the security groups {', '.join(groups)}"] if groups else []
+    return ", ".join(said)
+
+
 def _references(guest: Guest, seen: Seen) -> list[tuple[str, str]]:
     vmid = str(guest.vmid)
-    jobs = [r for r in seen.rows("replication") if str(r.get("guest")) == vmid]
+    jobs = _replicas(guest, seen)
     backups = [
         str(row.get("id"))
         for row in seen.rows("backup jobs")
@@ -215,11 +259,13 @@ def _references(guest: Guest, seen: Seen) -> list[tuple[str, str]]:
     ]
     facts = []
     if jobs:
-        facts.append(("replicated to", line(", ".join(str(row.get("target")) for row in jobs))))
+        facts.append(("replicated to", line(", ".join(jobs))))
     if backups:
         facts.append(("named by backup jobs", line(", ".join(backups))))
     if ha := guest.row.get("hastate"):
         facts.append(("HA", line(ha, 40)))
+    if rules := _walls(seen.rows("firewall")):
+        facts.append(("firewall", line(rules)))
     if pool := guest.row.get("pool"):
         facts.append(("pool", line(pool)))
     return facts
@@ -281,92 +327,3 @@ def _waits(row: Mapping[str, Any]) -> bool:
 
 def _on(intent: Intent, name: str) -> bool:
     return str(intent.params.get(name, 0)) == "1"
-
-
-async def rollback(pve: Pve, intent: Intent) -> Preview:
-    """Show what is newer than the snapshot that a guest goes back to."""
-    guest = await guest_of(pve, intent)
-    name = str(intent.params.get("snapname"))
-    path = f"{guest.path}/snapshot"
-    seen = await basics(
-        pve, guest, snapshots=pve.get(path), snapshot=pve.get(f"{path}/{name}/config")
-    )
-    rows = {str(row["name"]): row for row in seen.rows("snapshots")}
-    taken = float(rows.get(name, {}).get("snaptime") or 0)
-    age = f"{moment(taken)}, {duration(max(0.0, time.time() - taken))} ago" if taken else "unknown"
-    later = [
-        key
-        for key, row in rows.items()
-        if key != "current" and float(row.get("snaptime") or 0) > taken
-    ]
-    lost = [f"everything the guest wrote since {moment(taken)}"]
-    if seen["snapshot"] is not None and seen["config"] is not None:
-        before, now = _put_back(seen["snapshot"]), _put_back(seen["config"])
-        gone = ",".join(sorted(set(now) - set(before)))
-        changes, _ = config_changes(now, {**before, "delete": gone})
-    else:
-        changes = []
-    facts = [("state", running(seen)), ("snapshot", f"{line(name, 40)} of {age}")]
-    if later:
-        facts.append(("newer snapshots", line(", ".join(later), 300)))
-    return about(
-        intent,
-        guest,
-        seen,
-        f"puts {guest.label} back to its snapshot {line(name, 40)}",
-        changes=tuple(changes),
-        facts=tuple(facts),
-        lost=tuple(lost),
-        confirm=str(guest.vmid),
-    )
-
-
-_OWN = frozenset(
-    {"digest", "parent", "snaptime", "snapstate", "vmstate", "runningmachine", "runningcpu",
-     "running-nets-host-mtu", "description", "vmgenid", "lock"}
-)  # fmt: skip
-"""What a rollback does not bring from the snapshot: a guest keeps its notes and unused volumes.
-
-Read in PVE's `__snapshot_apply_config`; seen on PVE 9.2.
-"""
-
-
-def _put_back(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in _OWN and not is_unused(k)}
-
-
-async def unsnapshot(pve: Pve, intent: Intent) -> Preview:
-    """Show a snapshot that is deleted: its age, and which follow it."""
-    guest = await guest_of(pve, intent)
-    name = str(intent.params.get("snapname"))
-    seen = await basics(pve, guest, snapshots=pve.get(f"{guest.path}/snapshot"))
-    row = next((r for r in seen.rows("snapshots") if r.get("name") == name), {})
-    facts = [("snapshot", f"{line(name, 40)} of {_when(row)}" if row else "not seen")]
-    if row.get("description"):
-        facts.append(("notes (written by others)", line(row["description"])))
-    return about(
-        intent,
-        guest,
-        seen,
-        f"deletes the snapshot {line(name, 40)} of {guest.label}",
-        facts=tuple(facts),
-        lost=(f"the way back to {_when(row)}" if row else "the way back to it",),
-        confirm=name,
-    )
-
-
-async def any_guest(pve: Pve, intent: Intent) -> Preview:
-    """Show a write to a guest that has no preview of its own: the guest, and what is given."""
-    guest = await guest_of(pve, intent)
-    seen = await basics(pve, guest)
-    given = {k: v for k, v in intent.params.items() if k not in ("node", "vmid")}
-    changes, _ = config_changes({}, given)
-    what = intent.path.removeprefix(guest.path).strip("/")
-    return about(
-        intent,
-        guest,
-        seen,
-        f"{what or 'works on'}: {guest.label}",
-        changes=tuple(changes),
-        facts=(("state", running(seen)),),
-    )

@@ -133,33 +133,58 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
     if rows:
         asked["volumes"] = pve.get(f"/nodes/{rows[0]['node']}/storage/{name}/content")
     seen = await look(asked)
-    volumes = seen.rows("volumes")
-    guests = sorted({owner(str(v.get("volid"))) for v in volumes} - {0})
+    backups, volumes = _split(seen.rows("volumes"))
+    users, saved = _owners(volumes), _owners(backups)
+    guests = sorted({*users, *saved})
     known = {r["vmid"]: r for r in resources if r.get("type") in ("qemu", "lxc")}
-    named = guests_line([known.get(vmid, {"vmid": vmid}) for vmid in guests])
-    backups = sum(v.get("content") == "backup" for v in volumes)
     jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
     facts = [
-        ("volumes", f"{len(volumes)}, of them {backups} backups"),
-        ("guests with volumes there", named or "none seen"),
+        ("volumes", f"{len(volumes) + len(backups)}, of them {len(backups)} backups"),
+        ("guests with volumes there", _listed(users, known)),
     ]
+    if saved:
+        facts.append(("guests with backups there", _listed(saved, known)))
     if jobs:
         facts.append(("backup jobs to it", line(", ".join(jobs))))
     gone = intent.verb == "DELETE"
+    away = gone or str(intent.params.get("disable")) == "1"
+    lost = [
+        f"{len(owners)} guest{'s lose' if len(owners) > 1 else ' loses'} sight of their {what}"
+        for what, owners in (("volumes", users), ("backups", saved))
+        if away and owners
+    ]
     return replace(
         found,
         target=Target("storage", name, name=name),
         facts=(*found.facts, *facts),
-        lost=(f"{len(guests)} guests lose sight of their volumes",) if gone and guests else (),
+        lost=tuple(lost),
         unseen=(*found.unseen, *seen.unseen),
         state={**found.state, "guests": guests},
         confirm=name if gone else "",
         users=tuple(
             guest_in(known[vmid]).target(protected=True) for vmid in guests if vmid in known
         )
-        if gone
+        if away
         else (),
     )
+
+
+def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the names of backups, and of all other volumes."""
+    backups = [str(row.get("volid")) for row in rows if row.get("content") == "backup"]
+    return backups, [str(row.get("volid")) for row in rows if row.get("content") != "backup"]
+
+
+def _owners(volids: Sequence[str]) -> list[int]:
+    return sorted({owner(volid) for volid in volids} - {0})
+
+
+def _listed(vmids: Sequence[int], known: Mapping[int, Mapping[str, Any]]) -> str:
+    return guests_line([known.get(vmid, {"vmid": vmid}) for vmid in vmids]) or "none seen"
+
+
+_IN_PLACE = {"purge": 1}
+"""A restore leaves HA and replication as they are."""
 
 
 async def make(pve: Pve, intent: Intent) -> Preview:
@@ -169,7 +194,10 @@ async def make(pve: Pve, intent: Intent) -> Preview:
     row = next((r for r in rows if str(r.get("vmid")) == vmid), {})
     changes, _ = config_changes({}, _given(intent))
     facts = []
-    if archive := str(intent.params.get("archive") or ""):
+    given = intent.params.get("archive") or (  # of a container it stands where a template does
+        intent.params.get("ostemplate") if str(intent.params.get("restore")) == "1" else ""
+    )
+    if archive := str(given or ""):
         facts.append(("from", await _archive(pve, intent.node, archive)))
     if not row:
         target = Target("guest", f"{kind}/{vmid}", vmid=int(vmid or 0), node=intent.node)
@@ -181,7 +209,7 @@ async def make(pve: Pve, intent: Intent) -> Preview:
     )
     template = f"/nodes/{{node}}/{guest.kind}/{{vmid}}"
     gone = await destroy(
-        pve, Intent("DELETE", guest.path, Effect.DESTROY, template, node=guest.node)
+        pve, Intent("DELETE", guest.path, Effect.DESTROY, template, _IN_PLACE, node=guest.node)
     )
     return replace(
         gone,

@@ -12,7 +12,7 @@ from pvemcp.call import Intent, Target
 from pvemcp.errors import Fault
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import DISK
-from pvemcp.plans.previews.looking import line, look
+from pvemcp.plans.previews.looking import guests_line, line, look
 from pvemcp.pve.client import Pve
 from pvemcp.tools.render import duration, moment, size
 
@@ -118,13 +118,13 @@ async def delete(pve: Pve, intent: Intent) -> Preview:
     uses = [key for key, text in config.items() if str(text).split(",")[0] == volid]
     facts = [
         ("volume", _about(row)),
-        ("used by", f"{vmid}: {', '.join(uses)}" if uses else "none seen"),
+        ("used by", f"{_named(vmid, rows)}: {', '.join(uses)}" if uses else "none seen"),
     ]
     if row.get("content") == "backup":
-        others = [
-            r for r in listed if r.get("vmid") == row.get("vmid") and r.get("content") == "backup"
+        facts[1:] = [
+            ("a backup of", _named(vmid, rows)),
+            ("other backups of it there", _rest(row, listed)),
         ]
-        facts.append(("other backups of it there", str(len(others) - 1)))
     guest_row = rows[0] if rows else {}
     target = Target(
         "volume", volid, vmid=vmid, node=intent.node,
@@ -142,6 +142,23 @@ async def delete(pve: Pve, intent: Intent) -> Preview:
         state={"ctime": row.get("ctime"), "size": row.get("size"), "uses": sorted(uses)},
         confirm=volid.rsplit("/", 1)[-1].rpartition(":")[2],
     )
+
+
+def _named(vmid: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Name the owner of a volume, and say whether it runs."""
+    return guests_line(rows) if rows else f"guest {vmid}, which is not seen: it may be gone"
+
+
+def _rest(row: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> str:
+    """Count the other backups of the same guest, and say when the newest was made."""
+    made = [
+        float(r.get("ctime") or 0)
+        for r in listed
+        if r.get("content") == "backup"
+        and r.get("vmid") == row.get("vmid")
+        and r.get("volid") != row.get("volid")
+    ]
+    return f"{len(made)}, the newest of {moment(max(made))}" if made else "none"
 
 
 def _about(row: Mapping[str, Any]) -> str:
