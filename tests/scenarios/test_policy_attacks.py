@@ -44,8 +44,10 @@ async def test_a_guest_is_protected_whatever_names_it() -> None:
             (destroy, {"method": "POST", "path": f"{node}/qemu", "params": {
                 "vmid": 100, "archive": "local:backup/vzdump-qemu-106-2026_01_01-00_00_00.vma.zst",
                 "force": 1}}),
-            (change, {"method": "PUT", "path": f"{node}/qemu/106/config",
-                      "params": {"scsi5": f"{disk},ro=1"}}),
+            (destroy, {"method": "PUT", "path": f"{node}/qemu/106/config",
+                       "params": {"scsi5": f"{disk},ro=1"}}),
+            (destroy, {"method": "POST", "path": f"{node}/qemu/100/move_disk",
+                       "params": {"disk": "scsi0", "target-vmid": 106}}),
             ("guest_exec", {"guest": 102, "command": "true"}),
             ("guest_exec", {"guest": "dns", "command": "true"}),
             ("guest_file_write", {"guest": 102, "path": "/tmp/x", "content": "x"}),

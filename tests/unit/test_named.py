@@ -59,6 +59,10 @@ def intent(method: str, *path: str, **params: Any) -> Intent:
             {100},
         ),
         (
+            intent(f"DELETE {VOLUME}", volume="x:9/base-9-disk-0.raw/100/vm-100-disk-0.qcow2"),
+            {100},
+        ),
+        (
             intent(f"PUT {VOLUME}",
                    volume="local:backup/vzdump-qemu-100-2026_01_01-00_00_00.vma.zst"),
             {100},

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from pvemcp.call import Effect
+from pvemcp.pve.volumes import takes_disk
 
 _BY_VERB = {"GET": Effect.READ, "POST": Effect.CHANGE, "PUT": Effect.CHANGE}
 _FORBIDDEN = "forbidden"
@@ -36,6 +37,13 @@ class Rule:
     def fits(self, params: Mapping[str, Any]) -> bool:
         """Tell whether the rule's conditions hold for rendered parameters."""
         return all(pattern.search(_text(params.get(name))) for name, pattern in self.when)
+
+
+_SETS_DRIVES = re.compile(r"(?:POST|PUT) /nodes/\{node\}/(?:qemu|lxc)(?:/\{vmid\}/config)?")
+_TAKES_DISK = Rule(
+    "destroy", "it attaches another guest's disk: two guests that write one destroy it", (), ()
+)
+"""No regular expression could compare the two ids."""
 
 
 def effect_of(verb: str, template: str, params: Mapping[str, Any]) -> Effect:
@@ -88,6 +96,8 @@ def rules_for(verb: str, template: str) -> tuple[Rule, ...]:
 
 
 def _first(verb: str, template: str, params: Mapping[str, Any]) -> Rule | None:
+    if _SETS_DRIVES.fullmatch(f"{verb} {template}") and takes_disk(params):
+        return _TAKES_DISK
     rules = rules_for(verb, template)
     return next((rule for rule in rules if rule.fits(params)), None)
 

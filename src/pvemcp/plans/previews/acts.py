@@ -46,7 +46,9 @@ async def any_guest(pve: Pve, intent: Intent) -> Preview:
     if what == "migrate":
         facts += _journey(await pve.resources(), guest, seen, given)
     does = _DOES.get(what, f"{what or 'works on'}: {{}}").format(guest.label)
-    return about(intent, guest, seen, does, changes=tuple(changes), facts=tuple(facts))
+    taker, named = given.get("target-vmid"), given.get("disk") or given.get("volume")
+    lost = (f"its disk {line(named)}, which becomes one of guest {taker}",) if taker else ()
+    return about(intent, guest, seen, does, changes=tuple(changes), facts=tuple(facts), lost=lost)
 
 
 def _disk(config: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from pvemcp.plans.previews.looking import Seen, gaps, line, look
 from pvemcp.plans.previews.volumes import backup_line, disks, holders
 from pvemcp.pve.backups import backup_places
 from pvemcp.pve.client import Pve
+from pvemcp.pve.volumes import takes_disk
 from pvemcp.tools.guests import Guest as Located
 from pvemcp.tools.guests import addresses
 from pvemcp.tools.render import duration, moment
@@ -304,6 +305,8 @@ async def reconfigure(pve: Pve, intent: Intent) -> Preview:
     seen = await basics(pve, guest, pending=pve.get(f"{guest.path}/pending"))
     config = seen["config"] or {}
     changes, lost = config_changes(config, intent.params, force=_on(intent, "force"))
+    if takes_disk(intent.params):
+        lost.append("what a disk of another guest holds, once both write to it")
     facts = [("state", running(seen))]
     if waits := [str(row["key"]) for row in seen.rows("pending") if _waits(row)]:
         facts.append(("waits for a restart already", line(", ".join(waits))))

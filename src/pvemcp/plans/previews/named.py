@@ -14,8 +14,8 @@ from typing import Any
 from pvemcp.call import Effect, Intent, Target
 from pvemcp.errors import Fault
 from pvemcp.plans.previews.guest import Guest, guest_in
-from pvemcp.plans.previews.volumes import owner
 from pvemcp.pve.client import Pve
+from pvemcp.pve.volumes import owner
 
 _LISTS = ("vmid", "vms", "guests", "target-vmid", "sid", "resource", "id")
 """Parameters that name guests: `100`, `100,101`, `vm:100`, `100-0`."""

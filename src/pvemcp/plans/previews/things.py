@@ -14,8 +14,9 @@ from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.guest import Guest, destroy, guest_in
 from pvemcp.plans.previews.looking import gaps, guests_line, line, look, value
 from pvemcp.plans.previews.plain import plain
-from pvemcp.plans.previews.volumes import backup_line, owner
+from pvemcp.plans.previews.volumes import backup_line
 from pvemcp.pve.client import Pve
+from pvemcp.pve.volumes import owner
 
 KINDS = {"storage": "storage", "pools": "pool", "firewall": "firewall", "network": "network"}
 _LOCKS_OUT = "a wrong one can cut everybody off this host, the service too"

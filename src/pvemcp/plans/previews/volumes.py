@@ -14,12 +14,10 @@ from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import DISK
 from pvemcp.plans.previews.looking import guests_line, line, look
 from pvemcp.pve.client import Pve
+from pvemcp.pve.volumes import owner
 from pvemcp.tools.render import duration, moment, size
 
 _VOLUME = re.compile(r"([^,:\s]+):([^,]+)")
-_OWNER = re.compile(
-    r"(?:vm|base|subvol|basevol)-(\d+)-|vzdump-(?:qemu|lxc)-(\d+)-|/(?:vm|ct)/(\d+)/"
-)
 
 
 def disks(config: Mapping[str, Any]) -> list[str]:
@@ -84,15 +82,9 @@ async def holders(
         for row in seen.rows(f"volumes on {name}")
         if row.get("vmid") != vmid
         and base.search(f"{row.get('parent') or ''} {row.get('volid')}")
-        and str(owner(str(row["volid"]).rsplit("/", 1)[-1])) != str(vmid)
+        and owner(str(row["volid"])) != vmid
     }
     return sorted(clones), seen.unseen
-
-
-def owner(volid: str) -> int:
-    """Return the vmid that a volume's name holds, or 0."""
-    found = _OWNER.search(volid)
-    return int(next(group for group in found.groups() if group)) if found else 0
 
 
 async def delete(pve: Pve, intent: Intent) -> Preview:
