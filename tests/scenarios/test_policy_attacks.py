@@ -40,6 +40,16 @@ async def test_a_guest_is_protected_whatever_names_it() -> None:
             (change, {"method": "POST", "path": f"{node}/vzdump",
                       "params": backup | {"vmid": "106,100"}}),
             (change, {"method": "POST", "path": f"{node}/vzdump", "params": backup | {"all": 1}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump",
+                      "params": backup | {"exclude": "106", "mode": "stop"}}),
+            (change, {"method": "POST", "path": f"{node}/vzdump",
+                      "params": backup | {"pool": "prod", "mode": "stop"}}),
+            (change, {"method": "PUT", "path": "/cluster/backup/nightly",
+                      "params": {"enabled": 0}}),
+            (change, {"method": "PUT", "path": "/cluster/backup/nightly",
+                      "params": {"vmid": "106"}}),
+            (change, {"method": "POST", "path": "/cluster/ha/rules", "params": {
+                "rule": "ours", "type": "node-affinity", "resources": "vm:100", "nodes": "pve1"}}),
             (destroy, {"path": f"{node}/storage/local-lvm/content/{disk}"}),
             (destroy, {"method": "POST", "path": f"{node}/qemu", "params": {
                 "vmid": 100, "archive": "local:backup/vzdump-qemu-106-2026_01_01-00_00_00.vma.zst",

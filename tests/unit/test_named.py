@@ -33,6 +33,7 @@ def intent(method: str, *path: str, **params: Any) -> Intent:
         (intent("PUT /pools", poolid="lab", vms="100;101"), {100, 101}),
         (intent("DELETE /cluster/ha/resources/{sid}", sid="vm:100"), {100}),
         (intent("POST /cluster/ha/resources", sid="ct:102"), {102}),
+        (intent("POST /cluster/ha/rules", rule="a", resources="vm:100,ct:102"), {100, 102}),
         (intent("DELETE /cluster/replication/{id}", id="100-0"), {100}),
         (intent("DELETE /cluster/backup/{id}", id="backup-1f2e"), set()),
         (intent("DELETE /cluster/metrics/server/{id}", id="graphite"), set()),
@@ -85,6 +86,10 @@ def test_guests_are_found_whatever_names_them(write: Intent, vmids: set[int]) ->
         (intent("POST /cluster/bulk-action/guest/shutdown"), "*"),
         (intent("POST /nodes/{node}/vzdump", node="pve2", all=1), "pve2"),
         (intent("POST /cluster/backup", all=1, node="pve1"), "pve1"),
+        (intent("POST /nodes/{node}/vzdump", node="pve2", exclude="100"), "pve2"),
+        (intent("POST /nodes/{node}/vzdump", node="pve2", exclude=""), "pve2"),
+        (intent("POST /nodes/{node}/vzdump", node="pve2", exclude="100", pool="lab"), ""),
+        (intent("PUT /cluster/backup/{id}", all=["", 1], node=["pve1", "pve2"]), "*"),
         (intent("PUT /nodes/{node}/dns", node="pve1"), ""),
     ],
 )

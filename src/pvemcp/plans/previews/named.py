@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pvemcp.call import Effect, Intent, Target
@@ -17,7 +18,7 @@ from pvemcp.plans.previews.guest import Guest, guest_in
 from pvemcp.pve.client import Pve
 from pvemcp.pve.volumes import owner
 
-_LISTS = ("vmid", "vms", "guests", "target-vmid", "sid", "resource", "id")
+_LISTS = ("vmid", "vms", "guests", "target-vmid", "sid", "resource", "resources", "id")
 """Parameters that name guests: `100`, `100,101`, `vm:100`, `100-0`."""
 _NUMBERED = re.compile(r"(?:(?:vm|ct|qemu|lxc)[:/])?([1-9][0-9]{2,8})(?:-[0-9]+)?")
 _IN_GUEST = re.compile(r"(?:/nodes/[^/]+/)?(?:qemu|lxc)/([0-9]+)(?:/|$)")
@@ -26,6 +27,12 @@ _ALL_OF_NODE = re.compile(
     r"POST /nodes/\{node\}/(?:startall|stopall|suspendall|migrateall|status)"
     r"|POST /cluster/bulk-action/guest/\w+"
 )
+_BACKUP = re.compile(r"\w+ (?:/nodes/\{node\}/vzdump|/cluster/backup(?:/\{id\})?)")
+_STORED = re.compile(r"(?:PUT|DELETE) /cluster/(?:backup/\{id\}|ha/rules/\{rule\})")
+"""What names its guests itself, so that who changes it need not."""
+_GUESTS = ("vmid", "resources", "pool", "all", "node")
+_REMARKS = frozenset({"id", "rule", "comment", "digest", "type"})
+_PLACES = re.compile(r"(?:POST|PUT) /cluster/ha/(?:rules|groups)(?:/\{\w+\})?")
 _MOVES = re.compile(r"POST .*/(?:migrate|relocate|clone|migrateall|bulk-action/guest/migrate)")
 LOOKED_INTO = 8
 """Guests whose configuration is read for PVE's protection flag; the others count as protected."""
@@ -33,14 +40,30 @@ LOOKED_INTO = 8
 
 async def named(pve: Pve, intent: Intent, target: Target) -> tuple[Target, ...]:
     """Return the further guests, nodes and pools that a write touches. Never raises a Fault."""
+    intent = await _with_stored(pve, intent)
     nodes = [Target("node", name, node=name) for name in _nodes(intent)]
-    pool = str(intent.params.get("poolid") or intent.params.get("pool") or "")
-    pools = [Target("pool", pool, pool=pool)] if pool else []
+    given = [intent.params.get("poolid"), intent.params.get("pool")]
+    pools = [Target("pool", pool, pool=pool) for pool in _words(given)]
     return (*nodes, *pools, *await _guests(pve, intent, target))
+
+
+async def _with_stored(pve: Pve, intent: Intent) -> Intent:
+    """Add the guests that a backup job or an HA rule is about already to those that are given."""
+    stored = _STORED.fullmatch(f"{intent.verb} {intent.template}")
+    if not stored or (intent.verb == "PUT" and not intent.params.keys() - _REMARKS):
+        return intent
+    try:
+        now = await pve.get(intent.path)
+    except Fault:
+        now = {"all": 1}
+    kept = {name: [intent.params.get(name, ""), now.get(name, "")] for name in _GUESTS}
+    return replace(intent, params={**intent.params, **kept})
 
 
 def _nodes(intent: Intent) -> Iterable[str]:
     """Return the nodes to which something is moved, and those that HA is told about."""
+    if _PLACES.fullmatch(f"{intent.verb} {intent.template}"):
+        return [word.partition(":")[0] for word in _words(intent.params.get("nodes"))]
     if not _MOVES.fullmatch(f"{intent.verb} {intent.template}"):
         return ()
     given = (intent.params.get(name) for name in ("target", "node"))
@@ -49,8 +72,8 @@ def _nodes(intent: Intent) -> Iterable[str]:
 
 async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
     vmids = set(_vmids(intent)) - ({target.vmid} if target.kind in ("guest", "volume") else set())
-    everyone = _everyone(intent)
-    if not vmids and not everyone:
+    everyone, pools = _everyone(intent), _pools(intent)
+    if not vmids and not everyone and not pools:
         return ()
     try:
         rows = [row for row in await pve.resources() if row.get("type") in ("qemu", "lxc")]
@@ -59,6 +82,8 @@ async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
     by_id = {int(row["vmid"]): row for row in rows}
     if everyone:
         vmids |= {vmid for vmid, row in by_id.items() if everyone in ("*", row.get("node"))}
+        vmids -= _excluded(intent)
+    vmids |= {vmid for vmid, row in by_id.items() if row.get("pool") in pools}
     found = [guest_in(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
     unseen = [] if _makes_a_new_one(intent) else sorted(vmids - set(by_id))
     return [*await _protected(pve, intent, found), *map(_unseen, unseen)]
@@ -83,8 +108,10 @@ def name_of_volume(word: str) -> bool:
 
 
 def _words(value: Any) -> list[str]:
-    listed = value if isinstance(value, list) else [value]
-    return [word for each in listed for word in re.split(r"[,;\s=]+", str(each or "")) if word]
+    if isinstance(value, list):
+        return [word for each in value for word in _words(each)]
+    text = "" if value is None else str(value)
+    return [word for word in re.split(r"[,;\s=]+", text) if word]
 
 
 def _everyone(intent: Intent) -> str:
@@ -92,9 +119,28 @@ def _everyone(intent: Intent) -> str:
     whole = _ALL_OF_NODE.fullmatch(f"{intent.verb} {intent.template}")
     if whole and not intent.params.get("vms"):
         return intent.node or "*"
-    if str(intent.params.get("all", "")) in ("1", "True", "true"):
-        return str(intent.params.get("node") or intent.node or "*")
-    return ""
+    backup = _BACKUP.fullmatch(f"{intent.verb} {intent.template}")
+    if backup and intent.params.get("exclude") is not None and not _pools(intent):
+        return _node(intent)  # PVE takes everybody else then
+    return _node(intent) if {"1", "True", "true"} & set(_words(intent.params.get("all"))) else ""
+
+
+def _node(intent: Intent) -> str:
+    found = set(_words(intent.params.get("node") or intent.node))
+    return found.pop() if len(found) == 1 else "*"
+
+
+def _pools(intent: Intent) -> set[str]:
+    """Return the pools all of whose guests are backed up."""
+    backup = _BACKUP.fullmatch(f"{intent.verb} {intent.template}")
+    return set(_words(intent.params.get("pool"))) if backup else set()
+
+
+def _excluded(intent: Intent) -> set[int]:
+    """Return who is left out; not from a job that has had them."""
+    if _STORED.fullmatch(f"{intent.verb} {intent.template}"):
+        return set()
+    return {int(word) for word in _words(intent.params.get("exclude")) if word.isdigit()}
 
 
 def _makes_a_new_one(intent: Intent) -> bool:
