@@ -199,3 +199,65 @@ async def test_a_rule_of_the_policy_holds_for_tasks_cancel_too() -> None:
         status, text = await about_a_task(w, "tasks/cancel", upid, w.secret)
         assert (status, "rule 'tasks'" in text) == (400, True)
         assert w.rig.running() == [upid]
+
+
+PROD_ASKS = {"name": "prod", "verdict": "ask", "tag": "prod", "effect": "destroy", "persons": 2}
+LAB_IS_FREE = {"name": "lab", "verdict": "allow", "pool": "lab", "tag": "scratch"}
+VAULT = {"name": "vault", "verdict": "deny", "effect": "read", "tag": "prod"}
+THERE = {"name": "there", "verdict": "allow", "node": "pve2", "effect": "destroy"}
+
+
+def tags(vmid: int, **params: Any) -> dict[str, Any]:
+    """Return a change of a guest's tags."""
+    return {"method": "PUT", "path": f"/nodes/pve1/qemu/{vmid}/config", "params": params}
+
+
+async def test_a_guest_leaves_no_rule_and_comes_under_none_without_a_yes() -> None:
+    async with rig() as r, r.client(policy=policy(PROD_ASKS, VAULT, LAB_IS_FREE)) as client:
+        for rule, change in (
+            ("prod", tags(100, tags="web")),
+            ("prod", tags(100, tags="")),
+            ("prod", tags(100, delete="tags")),
+            ("lab", tags(106, tags="lab;Scratch")),
+        ):
+            text = await refused(client, "api_change", **change)
+            denied = text.startswith("denied: ") and "rule 'vault'" in text
+            assert denied or r.approvals.all()[0].rule.startswith(f"rule '{rule}'"), text
+        await client.call("api_change", **tags(100, tags="web;prod;more"))
+        await client.call("api_change", **tags(106, tags="lab;other"))
+
+
+async def test_a_guest_that_leaves_a_rule_of_two_persons_needs_two() -> None:
+    async with rig() as r, r.client(policy=policy(PROD_ASKS)) as client:
+        await refused(client, "api_change", **tags(100, tags="web"))
+        (asked,) = r.approvals.all()
+        assert asked.persons == 2
+        await client.call("api_change", **tags(106, tags="scratch"))
+
+
+async def test_a_pool_is_neither_left_nor_joined_without_a_yes() -> None:
+    prod = {"name": "prod", "verdict": "deny", "pool": "prod", "effect": "destroy"}
+    free = {"name": "free", "verdict": "allow", "pool": "lab"}
+    moves = {"method": "PUT", "path": "/pools", "params": {
+        "poolid": "lab", "vms": "100", "allow-move": 1}}  # fmt: skip
+    out = {"method": "PUT", "path": "/pools/prod", "params": {"vms": "100", "delete": 1}}
+    joins = {"method": "PUT", "path": "/pools/lab", "params": {"vms": "107"}}
+    async with rig() as r:
+        for rule, change in ((prod, moves), (prod, out), (free, moves), (free, joins)):
+            async with r.client(policy=policy(rule)) as client:
+                text = await refused(client, "api_change", **change)
+                said = r.approvals.all()[0].rule if rule is free else text
+                assert f"rule '{rule['name']}'" in said
+        assert 100 in r.world.pools["prod"].vms
+        assert not r.world.pools["lab"].vms & {100, 107}
+
+
+async def test_a_guest_does_not_move_to_where_more_is_allowed_without_a_yes() -> None:
+    async with rig("cluster") as r, r.client(policy=policy(THERE)) as client:
+        vmid = next(
+            g.vmid for g in r.world.guests.values() if g.type == "qemu" and g.node == "pve1"
+        )
+        move = {"method": "POST", "path": f"/nodes/pve1/qemu/{vmid}/migrate",
+                "params": {"target": "pve2", "online": 1, "with-local-disks": 1}}  # fmt: skip
+        await refused(client, "api_change", **move)
+        assert "rule 'there'" in r.approvals.all()[0].rule

@@ -7,13 +7,14 @@ is known, with everything about it: it allows, denies, or wants a person to be a
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from pvemcp.access.elevation import Elevations, Raising
 from pvemcp.access.freeze import Freezes
+from pvemcp.access.leaving import left_and_joined
 from pvemcp.access.rules import (
     Asked,
     Marks,
@@ -21,6 +22,7 @@ from pvemcp.access.rules import (
     denies_read,
     marks_in,
     matching,
+    named,
     own_task,
     recording,
     strictness,
@@ -207,6 +209,7 @@ class Policy:
         """
         tainted = bool(self._tainted(call))
         found = [self._one(call, *write, tainted=tainted) for write in writes]
+        found += [each for write in writes for each in self._leaving(call, *write)]
         strictest = max(found, key=lambda each: strictness(each.verdict))
         asks = [each for each in found if each.verdict is Verdict.ASK]
         if strictest.verdict is not Verdict.ASK:
@@ -218,6 +221,20 @@ class Policy:
             channel="person" if narrow else "any",
             persons=max(each.persons for each in asks),
         )
+
+    def _leaving(self, call: Call, intent: Intent, target: Target) -> Iterator[Judgement]:
+        """Judge that a guest leaves a rule that asks or denies, or comes under one that allows."""
+        for rule, joined in left_and_joined(self.rules, intent, target):
+            if not named(rule.client, call.principal.name) or joined is not (
+                rule.verdict == "allow"
+            ):
+                continue
+            name = (
+                f"rule {rule.name!r}, which the guest would {'come under' if joined else 'leave'}"
+            )
+            verdict = Verdict.ASK if joined else Verdict(rule.verdict)
+            why = f"{intent.verb} {intent.path} would take a guest out of it"
+            yield Judgement(verdict, name, why, rule.channel, rule.persons)
 
     def _one(self, call: Call, intent: Intent, target: Target, *, tainted: bool) -> Judgement:
         if account := touches_identity(call, intent):

@@ -43,9 +43,9 @@ def _fits(rule: Rule, asked: Asked) -> bool:
     effects = rule.effect or ("change", "destroy")
     plain = (
         str(intent.effect) in effects
-        and _any(rule.tool, asked.tool)
-        and _any(rule.client, asked.client)
-        and _any(rule.path, intent.path)
+        and named(rule.tool, asked.tool)
+        and named(rule.client, asked.client)
+        and named(rule.path, intent.path)
         and (not rule.profile or _profile(intent.verb, intent.path) in rule.profile)
         and (not rule.node or (target.node or intent.node).lower() in rule.node)
         and (rule.after_untrusted_text is None or rule.after_untrusted_text is asked.tainted)
@@ -71,6 +71,12 @@ def _fits_guest(rule: Rule, target: Target) -> bool:
         and (not rule.pool or target.pool in rule.pool)
         and (rule.protected is None or rule.protected is target.protected)
     )
+
+
+def fits_place(rule: Rule, target: Target) -> bool:
+    """Tell whether a rule is about a guest with these tags, pool, node and protection."""
+    on_node = not rule.node or target.node.lower() in rule.node
+    return on_node and _fits_guest(rule, target)
 
 
 def _profile(verb: str, path: str) -> str:
@@ -114,9 +120,9 @@ def denies_read(
     """
     for rule in rules:
         if not (
-            _any(rule.tool, call.tool)
-            and _any(rule.client, call.principal.name)
-            and _any(rule.path, path)
+            named(rule.tool, call.tool)
+            and named(rule.client, call.principal.name)
+            and named(rule.path, path)
         ):
             continue
         guest, node = _GUEST.match(path), _NODE.match(path)
@@ -159,7 +165,7 @@ def recording(
     for rule in rules:
         if (
             rule.verdict == "record"
-            and _any(rule.client, client)
+            and named(rule.client, client)
             and (not rule.profile or profile in rule.profile)
             and (not rule.node or node.lower() in rule.node)
             and now(rule, moment)
@@ -168,7 +174,8 @@ def recording(
     return None
 
 
-def _any(patterns: tuple[str, ...], text: str) -> bool:
+def named(patterns: tuple[str, ...], text: str) -> bool:
+    """Whether a text fits one of the patterns, or there are none."""
     return not patterns or any(_pattern(each).fullmatch(text) for each in patterns)
 
 
