@@ -82,14 +82,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     if plan is None:
         return answer
     request.call.plan = [redact_text(request.shown(line)) for line in plan.brief()]
-    judgement = gate.policy.judge(request.call, plan.judged)
-    if judgement.verdict is not Verdict.DENY and any(is_root(i) for i, _ in plan.writes):
-        judgement = replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")
-    if judgement.verdict is Verdict.DENY:
-        raise Denied(
-            f"the policy denies this call ({judgement.rule}): {judgement.why}. Nothing was done.",
-            hint="Only an administrator can change it: the setting `policy`.",
-        )
+    judgement = _judged(gate, request.call, plan)
     if request.dry_run:
         _shows(request.call)
         return f"{plan.text()}\n{verdict_line(judgement)}\nNothing was done."
@@ -105,6 +98,36 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     finally:
         await gate.changes.settle(request.pve)
     return _with_confirmation(gate, request.call, answer)
+
+
+def _judged(gate: Gate, call: Call, plan: Plan) -> Judgement:
+    """Return what the policy makes of a plan. Raises Denied when it denies it."""
+    judgement = gate.policy.judge(call, plan.judged)
+    if judgement.verdict is Verdict.DENY:
+        raise Denied(
+            f"the policy denies this call ({judgement.rule}): {judgement.why}. Nothing was done.",
+            hint="Only an administrator can change it: the setting `policy`.",
+        )
+    if any(is_root(intent) for intent, _ in plan.writes):
+        return replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")
+    return judgement
+
+
+_NARROWER = ("any", "person", "host")
+"""Channels, each leaving out some of the one before it."""
+
+
+def _suffices(found: Approval, judgement: Judgement) -> None:
+    """Raise Denied where the policy wants more by now than this approval was asked with.
+
+    A guest may have come under another rule without becoming another: by its pool, or by the time.
+    """
+    narrow = _NARROWER.index(found.channel) >= _NARROWER.index(judgement.channel)
+    if not narrow or found.persons < judgement.persons:
+        raise Denied(
+            f"the policy wants more for it than when {found.id} was asked ({judgement.rule})",
+            hint="Make the call without it: a person is asked anew.",
+        )
 
 
 def _with_confirmation(gate: Gate, call: Call, answer: Any) -> Any:
@@ -151,6 +174,7 @@ async def _approved(
     asked_before = request.params.request_state or ""
     if id_ := asked_before or request.approval:
         found = _own(gate, id_, grant)
+        _suffices(found, judgement)
         if asked_before:
             dialog.answered(found, request.params)
         elif found.state == "waiting" and found.digest != plan.digest:
@@ -172,6 +196,7 @@ async def _approved(
     fresh, _ = await _plan(gate, request, run)
     if fresh is None:
         raise Denied("what was approved no longer does anything", hint="Look at the target again.")
+    _suffices(found, _judged(gate, call, fresh))
     used = gate.approvals.take(found.id, grant=grant, digest=fresh.digest, call=call.id)
     call.approval, call.approved_by = used.id, used.by
     return fresh

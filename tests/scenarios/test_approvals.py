@@ -14,6 +14,7 @@ from pvemcp.access.approvals import Approval, Approvals, Person, Question
 from pvemcp.access.policy import Judgement, Open, Policy
 from pvemcp.call import Call, Effect, Verdict
 from pvemcp.errors import Conflict, Denied
+from pvemcp.settings.policy import rules
 from tests.scenarios.rig import ERAS, Caller, Rig, ToolFault, rig
 from tests.scenarios.unboxed import Unboxed
 
@@ -285,3 +286,21 @@ async def test_a_command_as_root_waits_for_root_on_the_host_alone() -> None:
         asked = [ask for ask in r.executor.asked if ask.get("name") == "root-run"]
         assert [ask["params"] for ask in asked] == [{"approval": id_}]
         assert "was used already" in await refused(client, "host_run", **call, approval=id_)
+
+
+async def test_an_approval_covers_no_more_than_the_policy_wanted_when_it_was_asked() -> None:
+    two = {"name": "two", "verdict": "ask", "pool": "prod", "persons": 2}
+    outside = {"name": "outside", "verdict": "ask", "pool": "prod", "channel": "person"}
+    stop = {"guests": 100, "action": "stop"}
+    for rule in (two, outside):
+        async with rig() as r:
+            r.world.leave_pool(100)
+            async with r.client(policy=Policy(rules("policy", [rule]))) as client:
+                id_ = id_in(await refused(client, "guest_power", **stop))
+                r.approvals.approve(id_, ROOT)
+                r.world.join_pool("prod", 100)
+                r.pve.resources.forget()
+                text = await refused(client, "guest_power", **stop, approval=id_)
+                assert "the policy wants more" in text
+                assert r.world.guests[100].running
+                assert id_in(await refused(client, "guest_power", **stop)) != id_

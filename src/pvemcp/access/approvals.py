@@ -133,7 +133,7 @@ class Approvals:
         """
         grant = call.principal.owner
         with self._store.whole():
-            found = self._live(grant, question.digest)
+            found = self._live(grant, question.digest, judgement)
             if found is not None:
                 return found
             self._bound(grant)
@@ -141,10 +141,11 @@ class Approvals:
         self._tell("asked", made)
         return made
 
-    def _live(self, grant: str, digest: bytes) -> Approval | None:
+    def _live(self, grant: str, digest: bytes, judgement: Judgement) -> Approval | None:
         rows = self._store.rows(
-            f"{_SELECT} WHERE grant_id = ? AND digest = ? AND state IN (?, ?) AND expires > ?",
-            (grant, digest, *_LIVE, self._now()),
+            f"{_SELECT} WHERE grant_id = ? AND digest = ? AND channel = ? AND persons = ? "
+            "AND state IN (?, ?) AND expires > ?",
+            (grant, digest, judgement.channel, judgement.persons, *_LIVE, self._now()),
         )
         return self._approval(rows[0]) if rows else None
 
