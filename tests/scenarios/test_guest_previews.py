@@ -83,6 +83,27 @@ async def test_a_template_names_the_disks_of_the_guest() -> None:
             in lines
         )
         assert "disks: scsi0 local-lvm:vm-106-disk-0 32G" in lines
+        assert "PVE refuses: it has snapshots" in lines
+        lines = await plan_of(client, "POST", f"{WEB}/template")
+        assert "PVE refuses: it runs: stop it first; it has snapshots" in lines
+
+
+@pytest.mark.parametrize(
+    ("memory", "params", "then"),
+    [
+        (False, {}, "it is stopped, and stays so (start=1 would start it)"),
+        (False, {"start": 1}, "it is started anew"),
+        (True, {}, "it goes on from the memory of the snapshot"),
+    ],
+)
+async def test_a_rollback_says_what_becomes_of_a_guest_that_runs(
+    *, memory: bool, params: dict[str, Any], then: str
+) -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        r.world.guests[100].snapshots["tested"].vmstate = memory
+        path = f"{WEB}/snapshot/tested/rollback"
+        lines = await plan_of(client, "POST", path, **params)
+        assert f"LOST: what runs in it now: {then}" in lines
 
 
 async def test_a_migration_shows_the_other_node_and_what_pve_refuses() -> None:

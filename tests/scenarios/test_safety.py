@@ -54,6 +54,18 @@ async def test_a_rollback_can_be_taken_back(era: str) -> None:
         assert guest.config["keyboard"] == "de"
 
 
+async def test_an_undone_rollback_of_a_guest_that_ran_starts_it_again() -> None:
+    async with rig() as r, r.client() as client:
+        guest = r.world.guests[100]
+        ran = [guest.running]
+        await client.call("api_destroy", **rollback(guest, "tested"))
+        ran.append(guest.running)
+        change = Book(r.store).list()[0]
+        assert "running: 1 -> 0" in await client.call("change_show", change=change.id)
+        await client.call("change_undo", change=change.id)
+        assert [*ran, guest.running] == [True, False, True]
+
+
 async def test_the_plan_shows_the_snapshot_and_a_person_approves_it_too(era: str) -> None:
     async with rig() as r, r.client(era=era, policy=Policy()) as client:
         guest = vm(r)

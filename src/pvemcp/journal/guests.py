@@ -119,6 +119,7 @@ def _snapshot_reader(path: str) -> Reader:
         for row in rows or ():
             if row["name"] == "current":
                 state["at"] = row.get("parent", "")
+                state["running"] = int(row.get("running") or 0)
             else:
                 state[f"snapshot {row['name']}"] = row.get("snaptime", 0)
         return state
@@ -137,7 +138,8 @@ def _snapshot(facts: Facts) -> Recipe:
     if facts.template.endswith("/rollback") and facts.safety:
         path = f"{facts.guest}/snapshot/{facts.safety}/rollback"
         lost = ("what was in its memory", f"the snapshot {facts.safety} stays")
-        return Recipe((Request("POST", path),), lost, keys=(f"snapshot {facts.safety}",))
+        start = {"start": 1} if facts.before.get("running") else {}
+        return Recipe((Request("POST", path, start),), lost, keys=(f"snapshot {facts.safety}",))
     if facts.template.endswith("/rollback"):
         return never("no safety snapshot was taken before; what came after it is lost")
     return _never(facts)

@@ -43,12 +43,21 @@ async def any_guest(pve: Pve, intent: Intent) -> Preview:
         facts.append(("the disk", disk))
     if what in _WHOLE:
         facts.append(("disks", line(", ".join(disks(config)) or "none seen", 300)))
+    if what == "template" and (why := _no_template(config, seen)):
+        facts.append(("PVE refuses", why))
     if what == "migrate":
         facts += _journey(await pve.resources(), guest, seen, given)
     does = _DOES.get(what, f"{what or 'works on'}: {{}}").format(guest.label)
     taker, named = given.get("target-vmid"), given.get("disk") or given.get("volume")
     lost = (f"its disk {line(named)}, which becomes one of guest {taker}",) if taker else ()
     return about(intent, guest, seen, does, changes=tuple(changes), facts=tuple(facts), lost=lost)
+
+
+def _no_template(config: Mapping[str, Any], seen: Seen) -> str:
+    """Say why PVE would not make a template. A guest has snapshots if it stands on one."""
+    runs = (seen["status"] or {}).get("status") == "running"
+    why = ["it runs: stop it first"] if runs else []
+    return "; ".join(why + ["it has snapshots"] * bool(config.get("parent")))
 
 
 def _disk(config: Mapping[str, Any], given: Mapping[str, Any]) -> str:

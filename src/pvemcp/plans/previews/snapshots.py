@@ -28,6 +28,8 @@ async def rollback(pve: Pve, intent: Intent) -> Preview:
     taken = float(rows.get(name, {}).get("snaptime") or 0)
     later = _later(rows, taken)
     lost = [f"everything the guest wrote since {moment(taken)}"]
+    if (seen["status"] or {}).get("status") == "running":
+        lost.append(f"what runs in it now: {_afterwards(rows.get(name, {}), intent)}")
     if seen["snapshot"] is not None and seen["config"] is not None:
         before, now = _put_back(seen["snapshot"]), _put_back(seen["config"])
         gone = ",".join(sorted(set(now) - set(before)))
@@ -61,6 +63,15 @@ Read in PVE's `__snapshot_apply_config`; seen on PVE 9.2.
 
 def _put_back(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in _OWN and not is_unused(k)}
+
+
+def _afterwards(row: Mapping[str, Any], intent: Intent) -> str:
+    """Say whether a running guest runs again after a rollback: PVE stops it first."""
+    if row.get("vmstate"):
+        return "it goes on from the memory of the snapshot"
+    if str(intent.params.get("start")) == "1":
+        return "it is started anew"
+    return "it is stopped, and stays so (start=1 would start it)"
 
 
 def _later(rows: Mapping[str, Mapping[str, Any]], taken: float) -> list[str]:
