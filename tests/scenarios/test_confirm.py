@@ -173,6 +173,7 @@ async def test_without_the_helper_an_apply_says_that_nothing_takes_it_back() -> 
         async with r.client() as client:
             plan = await client.call("api_destroy", **APPLY, dry_run=True)
             assert "nothing can take it back by itself: there is no root helper there" in plan
+            assert "change_confirm" not in await client.call("api_destroy", **APPLY)
 
 
 async def test_a_helper_that_does_not_answer_keeps_the_change_from_being_sent() -> None:

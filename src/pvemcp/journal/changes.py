@@ -74,8 +74,8 @@ class Changes:
         sent = await self._begin(pve, intent, subject)
         answers: list[Answer] = []
         try:
-            if sent.commit:
-                await self.commits.begin(sent.id, intent, sent.commit)
+            if sent.commit and not await self.commits.begin(sent.id, intent, sent.commit):
+                sent.commit = ""
             yield answers.append
         except Uncertain as fault:
             self._end(sent, "uncertain", str(fault), never("whether it happened is not known"))

@@ -105,8 +105,11 @@ class Commits:
             return "nothing can take it back by itself: there is no root helper there"
         return f"unless change_confirm comes over a new connection in {self.seconds} s, {who}"
 
-    async def begin(self, change: str, intent: Intent, kind: str) -> None:
-        """Arm the way back, before the write is sent. Raises a Fault when that fails."""
+    async def begin(self, change: str, intent: Intent, kind: str) -> bool:
+        """Arm the way back, before the write is sent; False: there is none, as the plan says.
+
+        Raises a Fault when that fails.
+        """
         by_helper = self.by_helper(intent)
         if not by_helper and not self._weak:
             raise Conflict(
@@ -114,6 +117,8 @@ class Commits:
                 "there",
                 hint="Use the pvemcp of that node, or an administrator sets confirm_weak = true.",
             )
+        if not by_helper and kind not in _FIREWALL:
+            return False
         if by_helper:
             await self._arm(change, intent, kind)
         self._store.write(
@@ -121,6 +126,7 @@ class Commits:
             "VALUES (?, ?, 0, ?, ?, 'waiting')",
             (change, kind, self._now() + self.seconds, int(by_helper)),
         )
+        return True
 
     async def _arm(self, change: str, intent: Intent, kind: str) -> None:
         try:
