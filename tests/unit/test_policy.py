@@ -104,7 +104,7 @@ def test_the_first_rule_that_fits_wins_and_the_strictest_write_counts() -> None:
     assert verdict(given, one, other) == "deny"
     found = Policy(rules("policy", [{"name": "two", "verdict": "ask", "persons": 2, "vmid": 105}]))
     judged = found.judge(call(), [one, other])
-    assert (judged.verdict, judged.persons) == (Verdict.ASK, 2)
+    assert (judged.verdict, judged.persons, judged.channel) == (Verdict.ASK, 2, "person")
     assert "two" in judged.rule
 
 

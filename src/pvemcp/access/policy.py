@@ -205,7 +205,8 @@ class Policy:
         """Return the strictest judgement over what a call would write.
 
         The first rule that fits a write decides about it, else the defaults do. Of several that
-        ask, the most persons and the narrowest channel count.
+        ask, the most persons and the narrowest channel count. Who sits at the client may be one
+        of those on the host or the page: a dialog gives none of two.
         """
         tainted = bool(self._tainted(call))
         found = [self._one(call, *write, tainted=tainted) for write in writes]
@@ -214,7 +215,7 @@ class Policy:
         asks = [each for each in found if each.verdict is Verdict.ASK]
         if strictest.verdict is not Verdict.ASK:
             return strictest
-        narrow = any(each.channel != "any" for each in asks)
+        narrow = any(each.channel != "any" or each.persons > 1 for each in asks)
         return replace(
             strictest,
             rule="; ".join(dict.fromkeys(each.rule for each in asks)),

@@ -10,7 +10,7 @@ from pvemcp.call import Intent
 from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews import acts, guest, networks, pools, snapshots, things, volumes
+from pvemcp.plans.previews import acts, guest, networks, pools, pruned, snapshots, things, volumes
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.named import named
@@ -27,9 +27,11 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
         (rf"DELETE {_GUEST}", guest.destroy),
         (rf"POST {_GUEST}/status/\w+", guest.power),
         (rf"(?:PUT|POST) {_GUEST}/config", guest.reconfigure),
+        (rf"PUT {_GUEST}/unlink", guest.unlink),
         (rf"POST {_GUEST}/snapshot/\{{snapname\}}/rollback", snapshots.rollback),
         (rf"DELETE {_GUEST}/snapshot/\{{snapname\}}", snapshots.unsnapshot),
         (r"DELETE /nodes/\{node\}/storage/\{storage\}/content/\{volume\}", volumes.delete),
+        (r"DELETE /nodes/\{node\}/storage/\{storage\}/prunebackups", pruned.prune),
         (rf"\w+ {_GUEST}/firewall/.*", things.thing),
         (rf"\w+ {_GUEST}(?:/.*)?", acts.any_guest),
         (r"POST /nodes/\{node\}/(?:qemu|lxc)", things.make),

@@ -324,6 +324,14 @@ async def reconfigure(pve: Pve, intent: Intent) -> Preview:
     )
 
 
+async def unlink(pve: Pve, intent: Intent) -> Preview:
+    """Show disks that are taken out by PVE's older method: it is a `delete` of them."""
+    delete = intent.params.get("idlist", "")
+    given = {name: value for name, value in intent.params.items() if name != "idlist"}
+    same = replace(intent, params={**given, "delete": delete})
+    return replace(await reconfigure(pve, same), intent=intent)
+
+
 def _waits(row: Mapping[str, Any]) -> bool:
     return "pending" in row or bool(row.get("delete"))
 
