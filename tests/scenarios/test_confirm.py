@@ -95,6 +95,18 @@ async def test_a_service_that_was_killed_takes_it_back_when_it_starts_again() ->
         assert [e.tool for e in r.audit()].count(TAKEN_BACK) == 1
 
 
+async def test_an_undo_that_nobody_confirmed_does_not_bring_back_what_it_undid() -> None:
+    async with rig() as r:
+        r.confirm_seconds = 60
+        async with r.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+            await client.call("change_undo", change=id_)
+        pve = r.pve.bind(Call(r.principal(), "x", {}))
+        await overdue(r).look(lambda _: pve)
+        assert not enabled(r)
+        assert r.store.rows("SELECT DISTINCT state FROM commits") == [("reverted",)]
+
+
 async def test_a_change_whose_client_is_gone_is_told_as_not_taken_back() -> None:
     async with rig() as r:
         r.confirm_seconds = 60

@@ -102,10 +102,13 @@ def test_a_file_that_was_not_there_is_gone_again(place: Place) -> None:
     assert place.ran[-1] == ["pve-firewall", "restart"]
 
 
-def test_a_second_change_of_the_same_kind_waits_for_the_first(place: Place) -> None:
+def test_a_second_change_of_the_same_kind_waits_for_the_first(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     place.file(INTERFACES, "good")
     assert place.do("begin", "ch-0123456789", "60", "network") == 0
     assert place.do("begin", "ch-9876543210", "60", "network") == commit.ENDED
+    assert "confirm it first, or wait until it is taken back" in capsys.readouterr().err
     assert place.do("begin", "ch-9876543210", "60", "host-firewall") == 0
 
 

@@ -119,7 +119,10 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
     _forget(host)
     for other in (_about(place)["kind"] for place in _waiting(host)):
         if set(files_of(kind)) & set(files_of(other)):
-            sys.stderr.write(f"another change of the kind {other} waits to be confirmed\n")
+            sys.stderr.write(
+                f"another change of the kind {other} waits: confirm it first, or wait until it "
+                "is taken back\n"
+            )
             return ENDED
     making = host.folder / f"{id_}.making"
     making.mkdir(mode=0o700)

@@ -196,6 +196,17 @@ class Commits:
         )
         return [_commit(row) for row in rows]
 
+    def later(self, change: str) -> list[str]:
+        """Return what waits, was made after a change, and is the service's to take back; the
+        newest first.
+        """
+        rows = self._store.rows(
+            "SELECT change FROM commits WHERE state = 'waiting' AND NOT by_helper "
+            "AND rowid > (SELECT rowid FROM commits WHERE change = ?) ORDER BY rowid DESC",
+            (change,),
+        )
+        return [row[0] for row in rows]
+
     async def became(self, change: str) -> str:
         """Ask the helper what became of a change: waiting, reverted, or gone. Raises a Fault."""
         return (await self._ask("commit-state", {"change": change})).strip()

@@ -69,22 +69,31 @@ class Overdue:
             self._commits.stands(one.change)
 
     async def take_back(self, id_: str, pve_of: PveOf) -> None:
-        """Take a change back as its client, unless it was confirmed. PVE's Faults end here."""
-        if not self._commits.taken_back(id_):
-            return
+        """Take a change back as its client, unless it was confirmed. PVE's Faults end here.
+
+        What its client changed there afterwards, its undo too, stands on it: that goes first.
+        """
         change = self._book.get(id_)
+        for later in map(self._book.get, self._commits.later(id_)):
+            if (later.target, later.grant) == (change.target, change.grant):
+                await self._take_back(later, pve_of)
+        await self._take_back(change, pve_of)
+
+    async def _take_back(self, change: Change, pve_of: PveOf) -> None:
+        if not self._commits.taken_back(change.id):
+            return
         pve, why = pve_of(change), change.recipe.why_not
         if pve is None or not change.recipe.requests:
             why = why or "the token of its client is not known any more"
             self._failed(change, why)
             return
         call = Call(
-            pve.call.principal, TAKEN_BACK, {"change": id_}, effect=Effect.DESTROY,
-            license=Unplanned(), undoes=id_, automatic=True,
+            pve.call.principal, TAKEN_BACK, {"change": change.id}, effect=Effect.DESTROY,
+            license=Unplanned(), undoes=change.id, automatic=True,
         )  # fmt: skip
         with suppress(Fault):  # a full disk must not keep people locked out
             self._audit.opened(call)
-        log.warning("change %s was not confirmed: %s", id_, change.undo)
+        log.warning("change %s was not confirmed: %s", change.id, change.undo)
         try:
             for request in change.recipe.requests:
                 await pve.of(call).request(request.verb, request.path, request.params)
