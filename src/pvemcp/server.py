@@ -212,6 +212,7 @@ async def _use(
             hint=f"elevate asks a person for more for a while. An administrator can make another "
             f"grant: pvemcp grant create NAME --ceiling {tool.effect}.",
         )
+    service.gate.policy.refuse_frozen(call, tool.effect)  # some tools take no step
     arguments = params.arguments or {}
     parsed = tool.parse(arguments)
     common = {name: parsed.pop(name, None) for name in COMMON}

@@ -125,7 +125,7 @@ class Policy:
         """
         if call.automatic:
             return Verdict.ALLOW
-        self._check(call, effect)
+        self.refuse_frozen(call, effect)
         if self._reads and effect is Effect.READ:
             rule = denies_read(
                 self._reads, call, path, self._now(), marks=partial(self._marks_of, call)
@@ -140,7 +140,7 @@ class Policy:
             raise _above(call.principal, ceiling, f"{verb} {path}", effect)
         if effect is Effect.DESTROY and self.trouble is not None:
             self.trouble.step(call, effect)
-            self._check(call, effect)
+            self.refuse_frozen(call, effect)
         return Verdict.ALLOW
 
     @property
@@ -188,9 +188,10 @@ class Policy:
         """Return what raises the ceiling of a call's client. Raises Denied when nothing can."""
         if self.elevations is None:
             raise Denied("elevation is off")
-        return Raising(self.elevations, call, self._check)
+        return Raising(self.elevations, call, self.refuse_frozen)
 
-    def _check(self, call: Call, effect: Effect) -> None:
+    def refuse_frozen(self, call: Call, effect: Effect) -> None:
+        """Raise Denied when a freeze is in the way of this effect."""
         if self.freezes is not None:
             self.freezes.check(call, effect)
 
