@@ -56,7 +56,7 @@ class Background:
             lambda: keep_within(self.store, self.settings),
             lambda: keep_recordings_within(audit, self.store, self.settings),
             lambda: anchoring(audit, self.settings.audit_anchor_file, tell=tell),
-            lambda: cutting(host, gate.policy),
+            lambda: cutting(host, gate.policy, self.grants),
             lambda: gate.changes.overdue.watch(pve_of),
             lambda: ending_jobs(host, gate.policy, self.grants),
         )

@@ -141,28 +141,34 @@ def _told(audit: Audit, trouble: Trouble | None) -> Callable[[str, Mapping[str, 
 
 
 async def ending_jobs(host: Runner, policy: Policy, grants: Grants) -> None:
-    """Stop jobs of clients soon after they are frozen, or their elevation is over.
+    """Stop jobs of clients soon after they are frozen, or elevation or grant are over.
 
-    Only a change makes it look: asking for jobs starts the helper.
+    It looks at the start, since that may have happened before, and at changes: asking for jobs
+    starts the helper.
     """
     looked: object = None
     while policy.freezes is not None and policy.elevations is not None:
         await asyncio.sleep(LOOK)
         with contextlib.suppress(Fault):  # the database or the helper is busy: look again
-            now = (tuple(policy.freezes.all()), tuple(policy.elevations.all()))
-            if now == looked or (looked is None and not now[0]):
-                looked = now
+            frozen = tuple(policy.freezes.all())
+            now = (frozen, tuple(policy.elevations.all()), grants.live())
+            if now == looked:
                 continue
+            if looked is None and not frozen:
+                looked = now  # at the start once is enough: there may be no helper, so no jobs
             if ended := await end_jobs(host.executor, _may_not_go_on(policy, grants)):
                 logger.warning("ended, because their client may not go on: %s", ", ".join(ended))
             looked = now
 
 
 def _may_not_go_on(policy: Policy, grants: Grants) -> Callable[[Mapping[str, Any]], str]:
-    known = {grant.id: grant for grant in grants.list()}
+    live = grants.live()
+    known = {grant.id: grant for grant in grants.list() if grant.id in live}
 
     def why(job: Mapping[str, Any]) -> str:
         grant, owner = known.get(str(job["owner"])), str(job["owner"])
+        if grant is None and grants.had(owner):
+            return "its grant was revoked, or has expired"
         name, ceiling = (grant.name, grant.ceiling) if grant else (owner, Effect.DESTROY)
         who = Principal(name, ceiling, ApiToken("", ""), owner)
         return policy.stops(who, EFFECTS.get(str(job["profile"]), Effect.DESTROY))
@@ -184,8 +190,22 @@ def as_client(pve: PveClient, grants: Grants, default: ApiToken | None) -> PveOf
     return pve_of
 
 
-async def cutting(host: Runner, policy: Policy) -> None:
-    """End what runs of a client soon after it is frozen, or its elevation is over."""
+def _stops(policy: Policy, grants: Grants) -> Callable[[Principal, Effect], str]:
+    def why(who: Principal, effect: Effect) -> str:
+        if who.grant and not grants.holds(who.grant):
+            return f"the grant {who.name} was revoked, or has expired"
+        return policy.stops(who, effect)
+
+    return why
+
+
+async def cutting(host: Runner, policy: Policy, grants: Grants | None = None) -> None:
+    """End what runs of a client soon after it is frozen, or elevation or grant are over.
+
+    Without `grants` the one caller has none.
+    """
+    if grants is not None:
+        host.stops = _stops(policy, grants)
     while True:
         with contextlib.suppress(Fault):  # the database is busy: look again
             await host.cut()

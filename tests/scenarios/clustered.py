@@ -187,7 +187,7 @@ class Node:
 
     def start(self) -> None:
         """Open the door, and look after the freezes."""
-        works = (self.door.run(), cutting(self.runner, self.policy))
+        works = (self.door.run(), cutting(self.runner, self.policy, self.grants))
         self.work = [asyncio.create_task(each) for each in works]
 
     async def stop(self) -> None:

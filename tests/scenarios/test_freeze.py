@@ -188,6 +188,63 @@ async def test_a_freeze_and_the_end_of_an_elevation_end_jobs_that_may_change() -
     await host.close()
 
 
+async def test_jobs_end_whose_elevation_or_grant_was_over_before_the_service_started() -> None:
+    host = WithJobs("pve1")
+    async with web(policy=None, executor=host) as w, w.client() as client:
+        await client.call("host_run", command="true", effect="change")
+        ids = {grant.name: grant.id for grant in w.grants.list()}
+        reader = w.grants.create("reader", Effect.READ)[0].id
+        host.jobs = {
+            "a": (reader, "change"), "b": (reader, "read"), "c": (ids["laptop"], "change"),
+            "d": ("0123456789abcdef", "change"),
+        }  # fmt: skip
+        await until(lambda: "a" not in host.jobs)
+        assert set(host.jobs) == {"b", "c", "d"}, "d is of another pvemcp with the same helper"
+        w.grants.revoke("laptop")
+        await until(lambda: "c" not in host.jobs)
+        assert set(host.jobs) == {"b", "d"}
+    await host.close()
+
+
+@pytest.mark.parametrize("gone", ["revoked", "expired"])
+async def test_what_runs_ends_when_its_grant_is_gone(gone: str) -> None:
+    async with web(policy=None) as w:
+        _, secret = w.grants.create("second", Effect.DESTROY, expires=60)
+        async with w.client(secret=secret) as second:
+            await second.call("shell_open", effect="change")
+            await second.call("shell_open")
+            running = [each for each in w.rig.executor.running if each.returncode is None]  # type: ignore[attr-defined]
+            assert len(running) == 2
+            if gone == "revoked":
+                w.grants.revoke("second")
+            else:
+                w.now[0] += 100
+            await until(lambda: all(each.returncode is not None for each in running))
+
+
+async def test_a_freeze_of_everything_lets_nothing_through_that_takes_no_step() -> None:
+    async with web(policy=None) as w, w.client() as client:
+        await client.call("guest_get", guest=106)
+        calls: dict[str, dict[str, Any]] = {
+            "audit_search": {}, "change_list": {}, "command_explain": {"command": "ls"},
+            "job_read": {"job": "out-1"}, "shell_read": {"shell": "shell-1"}, "api_search": {"query": "x"},
+        }  # fmt: skip
+        Freezes(w.rig.store).freeze("all", client="laptop", by="root")
+        for tool, arguments in calls.items():
+            assert "client laptop is frozen" in await refused(client, tool, **arguments)
+
+
+async def test_a_frozen_client_lets_no_change_stand() -> None:
+    async with web(policy=None, rules=FREE, confirm_seconds=600) as w:
+        async with w.client() as client:
+            id_ = change_in(await client.call("api_destroy", **ON))
+        Freezes(w.rig.store).freeze("read-only", client="laptop", by="root")
+        async with w.client() as fresh:
+            assert "frozen" in await refused(fresh, "change_confirm", change=id_)
+            Freezes(w.rig.store).thaw(client="laptop", by="root")
+            assert "stands" in await fresh.call("change_confirm", change=id_)
+
+
 async def test_what_nobody_confirmed_is_taken_back_in_spite_of_a_freeze() -> None:
     async with web(policy=None, rules=FREE, confirm_seconds=1) as w, w.client() as client:
         id_ = change_in(await client.call("api_destroy", **ON))

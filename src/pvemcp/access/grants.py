@@ -208,9 +208,19 @@ class Grants:
 
     def holds(self, id: str) -> bool:
         """Whether a grant (by id) is there and has not expired. Raises Unavailable."""
+        return id in self.live()
+
+    def live(self) -> frozenset[str]:
+        """Return the ids of all grants that have not expired. Raises Unavailable."""
         self._refresh()
         now = self._clock()
-        return any(one.id == id and not one.has_expired(now) for one, _ in self._by_hash.values())
+        return frozenset(
+            one.id for one, _ in self._by_hash.values() if not one.has_expired(now)
+        )
+
+    def had(self, id: str) -> bool:
+        """Whether somebody has called here with a grant of this id. Raises Unavailable."""
+        return bool(self._store.rows("SELECT 1 FROM calls WHERE grant_id = ? LIMIT 1", (id,)))
 
     def shared(self, id_: str) -> Grant | None:
         """Return a grant that the whole cluster shares, by its id, if it has not expired."""

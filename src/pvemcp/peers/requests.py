@@ -177,7 +177,7 @@ class Requests:
             await asyncio.sleep(LOOK_EVERY)
             self._client(call.principal.grant)
             if why := self.runner.stops(call.principal, call.effect):
-                raise Denied(f"the command was ended: {why}", hint="A person thaws it.")
+                raise Denied(f"the command was ended: {why}", hint="Only a person lets it go on.")
 
 
 async def _say(link: Link, text: str) -> None:
