@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pvemcp.call import Effect
-from pvemcp.errors import Fault, Missing
+from pvemcp.errors import Denied, Fault, Missing
 from pvemcp.host import identity
 from pvemcp.host.frames import HEADER, Link, fault_of, read_frame
 from pvemcp.host.greeting import Challenge, Hello
@@ -217,6 +217,29 @@ async def test_a_node_that_lies_about_its_clients_gets_no_more_than_they_may() -
             assert refusal in fault.message, (what, fault.message)
         assert n["pve2"].executor.asked == []
         assert {entry.address for entry in n["pve2"].audit()} == {"node pve1"}
+
+
+@pytest.mark.parametrize("ceiling", [Effect.READ, Effect.DESTROY])
+async def test_a_node_that_lies_has_nothing_done_that_only_the_service_here_asks_for(
+    ceiling: Effect,
+) -> None:
+    change = {"change": "ch-0123456789"}
+    asked: dict[str, dict[str, Any]] = {
+        "commit-begin": {**change, "seconds": 1, "kind": "network"},
+        "commit-confirm": change,
+        "commit-state": change,
+        "root-run": {"approval": "ap-0123456789"},
+        "alert-mail": {},
+        "describe": {},
+    }
+    async with nodes() as n:
+        owner = n.share(ceiling=ceiling).id
+        attack = Attack(n.authority.issue("pve1"), server=n["pve2"].cluster.identity().certificate)
+        for name, params in asked.items():
+            request = {"do": "operation", "name": name, "params": params, "timeout": 10}
+            fault = await said(n, attack, {**COMMAND, **request, "owner": owner})
+            assert isinstance(fault, Denied), name
+        assert n["pve2"].executor.asked == []
 
 
 class WithJob(Unboxed):

@@ -128,15 +128,22 @@ class Requests:
         match request:
             case {"do": "job"}:
                 await host.ask(call.effect, "host/job")
-                await jobs.refuse_more(host)
+                with host.runner.starting(call.principal.grant, jobs.MOST_EACH) as others:
+                    await jobs.refuse_more(host, others)
+                    return await self._open(host, call, request)
             case {"do": "operation", "name": "job-list"}:
                 return _Answer(json.dumps(await jobs.own_jobs(host)).encode())
             case {"do": "operation", "name": "job-read" | "job-stop", "params": {"job": str(job)}}:
                 await jobs.require_own(host, job)
             case {"do": "operation", "name": container.GUEST}:
                 return await self._enter(host, call, request)
+            case {"do": "operation"}:
+                await _require_offered(host, str(request.get("name")))
             case _:
                 pass
+        return await self._open(host, call, request)
+
+    async def _open(self, host: Host, call: Call, request: Mapping[str, Any]) -> Link:
         label = f"host/{request.get('profile') or request.get('name')}"
         return await host.open(request, effect=call.effect, label=label)
 
@@ -178,6 +185,12 @@ class Requests:
             self._client(call.principal.grant)
             if why := self.runner.stops(call.principal, call.effect):
                 raise Denied(f"the command was ended: {why}", hint="Only a person lets it go on.")
+
+
+async def _require_offered(host: Host, name: str) -> None:
+    """Raise Denied for what a service asks only of its own helper: no client may have it done."""
+    if (await host.allowed()).get("operations", {}).get(name, {}).get("internal"):
+        raise Denied(f"{name:.40} is no diagnostic", hint="host_diagnose() lists them.")
 
 
 async def _say(link: Link, text: str) -> None:
