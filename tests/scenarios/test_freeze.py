@@ -158,6 +158,8 @@ class WithJobs(Unboxed):
         name = request.get("name")
         if name == "job-stop":
             self.jobs.pop(request["params"]["job"])
+        if request["do"] == "job":
+            self.jobs[f"{len(self.jobs)}"] = (request["owner"], request["profile"])
         if name not in ("job-list", "job-stop"):
             return super()._spec(config, request)
         told = [
@@ -293,3 +295,12 @@ def test_a_secret_in_the_reason_of_a_freeze_is_kept_nowhere(tmp_path: Path) -> N
         assert Freezes(store).all()[0].reason == "cipassword=[redacted]"
         [event] = Chain(store).told("freeze")
         assert event.about["reason"] == "cipassword=[redacted]"
+
+
+async def test_many_jobs_at_once_are_no_more_than_a_grant_may_have() -> None:
+    host = WithJobs("pve1")
+    async with web(executor=host) as w, w.client() as client:
+        asked = [client.call("job_start", command="true") for _ in range(30)]
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(each["do"] == "job" for each in host.asked) == 10
+    await host.close()

@@ -133,6 +133,15 @@ async def test_a_grant_to_read_runs_nothing_that_could_change() -> None:
         assert [ask["profile"] for ask in unboxed(r).asked if "profile" in ask] == ["read"]
 
 
+async def test_many_shells_at_once_are_no_more_than_a_grant_may_have() -> None:
+    async with rig() as r, r.client() as client:
+        asked = [client.call("shell_open") for _ in range(12)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(each, str) for each in found) == 5
+        assert {str(each)[:9] for each in found if isinstance(each, ToolFault)} == {"conflict:"}
+        assert len(unboxed(r).running) == 5
+
+
 @pytest.mark.parametrize("tool", ["host_run", "job_start", "shell_open"])
 async def test_root_is_refused_where_it_is_off_and_as_a_shell_or_job(tool: str) -> None:
     async with rig() as r, r.client() as client:

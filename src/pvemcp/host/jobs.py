@@ -1,7 +1,8 @@
 """Looks after jobs: `jobs.py list`, `jobs.py read JOB CURSOR WAIT` (operations of root's).
 
 A job's folder holds `input` (what inside.py was told) and `log` (its frames; the last tells how it
-ended). `list` also removes jobs that ended a week ago.
+ended). `list` also removes jobs that ended a week ago, and what is too much of one owner: the
+service lists before it starts another.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PAGE, CONTEXT = 24 * 1024, 64 * 1024
 """Bytes of a log that are read from a cursor on, and before it."""
 KEPT = 7 * 86400
 """Seconds that an ended job is kept."""
+MOST, MOST_BYTES = 200, 256 << 20
+"""Jobs of one owner, and their bytes: beyond them the oldest that have ended go."""
 LOOK_EVERY, ASK_EVERY = 0.1, 1.0
 """Seconds between two looks at a log, and between two questions to systemd."""
 
@@ -68,21 +71,26 @@ def _running(names: list[str]) -> set[str]:
     return {name for name, state in zip(names, states, strict=False) if state in active}
 
 
-def listing() -> list[dict[str, Any]]:
-    """Return all jobs, oldest first; remove old ones and the /tmp of ended ones."""
-    places = sorted(JOBS.glob("pvemcp-job-*"), key=lambda place: place.stat().st_mtime)
+def listing(folder: Path = JOBS) -> list[dict[str, Any]]:
+    """Return all jobs, oldest first; remove old ones, too many, and the /tmp of ended ones."""
+    places = sorted(folder.glob("pvemcp-job-*"), key=lambda place: place.stat().st_mtime)
     running = _running([place.name for place in places]) if places else set()
-    rows = []
-    for place in places:
+    rows: list[dict[str, Any]] = []
+    held = dict[str, tuple[int, int]]()
+    for place in reversed(places):
         row = about(place)
         row["running"] = place.name in running
+        count, size = held.get(row["owner"], (0, 0))
+        count, size = count + 1, size + row["size"] + (place / "input").stat().st_size
         if not row["running"]:
             shutil.rmtree(TMP / place.name, ignore_errors=True)
-            if time.time() - (row["changed"] or row["started"]) > KEPT:
+            old = time.time() - (row["changed"] or row["started"]) > KEPT
+            if old or count > MOST or size > MOST_BYTES:
                 shutil.rmtree(place, ignore_errors=True)
                 continue
+        held[row["owner"]] = count, size
         rows.append(row)
-    return rows
+    return rows[::-1]
 
 
 def read(name: str, cursor: int, wait: int) -> None:

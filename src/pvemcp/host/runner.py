@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ class Runner:
     slots: Slots = field(default_factory=lambda: Slots(AT_ONCE))
     stops: Callable[[Principal, Effect], str] = lambda _who, _effect: ""
     """Says why what runs already may not go on, or nothing."""
+    _starting: Counter[str] = field(default_factory=Counter)
     _running: dict[asyncio.Task[Any], tuple[Principal, Effect]] = field(default_factory=dict)
     _cut: dict[asyncio.Task[Any], str] = field(default_factory=dict)
     _allowed: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
@@ -77,6 +79,17 @@ class Runner:
                 self._cut[task] = why
                 task.cancel()
         await self.shells.cut(self.stops)
+
+    @contextlib.contextmanager
+    def starting(self, owner: str, most: int) -> Iterator[int]:
+        """Yield how many jobs the owner's other calls start now. Raises Conflict at `most`."""
+        if (others := self._starting[owner]) >= most:
+            raise Conflict(f"{others} of your jobs are being started", hint="Wait for them.")
+        self._starting[owner] += 1
+        try:
+            yield others
+        finally:
+            self._starting[owner] -= 1
 
     async def allowed(self, executor: Executor) -> dict[str, Any]:
         """Return a node's exec.toml, looked at again after a minute. Raises Unavailable."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,8 @@ class Shells:
     def __init__(self) -> None:
         self.starts_recording: Record = lambda _host, _name, _profile, _size: None
         self._shells: dict[str, Shell] = {}
+        self._opening: Counter[str] = Counter()
+        """Of each owner, those that have no entry yet."""
         self._started = f"{int(time.time()):x}"
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -156,6 +159,22 @@ class Shells:
         """
         owner = host.who()["owner"]
         self._refuse_more(owner)
+        self._opening[owner] += 1
+        try:
+            return await self._open(host, owner, effect, size=size, cwd=cwd, env=env)
+        finally:
+            self._opening[owner] -= 1
+
+    async def _open(
+        self,
+        host: Host,
+        owner: str,
+        effect: Effect,
+        *,
+        size: Mapping[str, int],
+        cwd: str,
+        env: Mapping[str, str],
+    ) -> Shell:
         profile = PROFILES[effect]
         request: dict[str, Any] = {
             "do": "run",
@@ -229,13 +248,14 @@ class Shells:
 
     def _refuse_more(self, owner: str) -> None:
         mine = self._of(owner)
-        if len(mine) >= MOST_EACH:
+        if (count := len(mine) + self._opening[owner]) >= MOST_EACH:
             names = ", ".join(one.name for one in mine)
             raise Conflict(
-                f"{len(mine)} shells are open, and a grant may have {MOST_EACH}",
+                f"{count} shells are open, and a grant may have {MOST_EACH}",
                 hint=f"Close one with shell_close: {names}.",
             )
-        if sum(one.ended is None for one in self._shells.values()) >= MOST:
+        live = sum(one.ended is None for one in self._shells.values())
+        if live + self._opening.total() >= MOST:
             raise Conflict(f"{MOST} shells are open in all", hint="Try again later.")
 
     async def _sweep(self) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 from pvemcp.call import Effect
 from pvemcp.errors import Invalid, Missing, Rejected, Unavailable
 from pvemcp.host.ended import PROFILES
+from pvemcp.host.frames import Frame, Link
 from pvemcp.host.jobs_log import Page, page_of, parse_cursor
 from pvemcp.host.outputs import PREFIX
 from pvemcp.host.runner import Host
@@ -48,19 +49,24 @@ async def job_start(
     request |= {"cwd": cwd, "env": env or {}, "timeout": timeout}
     request["title"] = title or command[:80]
     await host.ask(wanted, f"host/{profile}/job", request)
-    await refuse_more(host)
-    link = await host.open(request, effect=wanted, label=f"host/{profile}/job")
-    try:
-        async with asyncio.timeout(30):
-            frame = await link.receive()
-    except TimeoutError:
-        frame = None
-    finally:
-        link.close()
+    with host.runner.starting(host.who()["owner"], MOST_EACH) as others:
+        await refuse_more(host, others)
+        link = await host.open(request, effect=wanted, label=f"host/{profile}/job")
+        frame = await _answered(link)
     if frame is None or frame.kind != "A":
         raise Unavailable("the helper did not say whether the job started", hint="See job_list.")
     name = _told(host, json.loads(frame.payload)["job"])
     return f'{name} runs ({profile}, {host.place}); job_read(job="{name}") shows its output'
+
+
+async def _answered(link: Link) -> Frame | None:
+    try:
+        async with asyncio.timeout(30):
+            return await link.receive()
+    except TimeoutError:
+        return None
+    finally:
+        link.close()
 
 
 def _told(host: Host, name: object) -> str:
@@ -74,10 +80,13 @@ async def _found(host: Host, job: str) -> tuple[Host, str]:
     return await host.at(node), name
 
 
-async def refuse_more(host: Host) -> None:
-    """Raise Invalid when the caller has as many running jobs as a grant may have."""
+async def refuse_more(host: Host, starting: int) -> None:
+    """Raise Invalid when the caller has as many running jobs as a grant may have.
+
+    `starting` are those that other calls of it are about to start.
+    """
     running = [row for row in await own_jobs(host) if row["running"]]
-    if len(running) >= MOST_EACH:
+    if len(running) + starting >= MOST_EACH:
         names = ", ".join(_told(host, row["job"]) for row in running)
         raise Invalid(
             f"{len(running)} of your jobs run, and a grant may have {MOST_EACH}",
