@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,79 @@ def test_a_reboot_takes_back_what_waited_and_leaves_what_waits_now(place: Place)
 def test_a_boot_with_nothing_to_take_back_does_nothing(place: Place) -> None:
     assert place.do("boot") == 0
     assert place.ran == []
+
+
+def test_an_id_is_of_one_change_so_nothing_older_waits_behind_it(place: Place) -> None:
+    file = place.file(INTERFACES, "good")
+    for what in ("revert", "confirm"):
+        id_ = f"ch-0123456789{what}"
+        assert place.do("begin", id_, "60", "network") == 0
+        assert place.do("begin", id_, "60", "certificate") == 3
+        assert place.do(what, id_) == 0
+    file.write_text("newer")
+    assert place.do("begin", "ch-0123456789revert", "600", "network") == 3
+    place.timers.clear()
+    assert place.do("boot") == 0
+    assert file.read_text() == "newer"
+    assert place.do("begin", "ch-1111111111", "60", "network") == 0
+
+
+def test_what_the_power_cut_while_it_was_taken_back_is_taken_back_at_boot(place: Place) -> None:
+    file, running = place.file(INTERFACES, "good"), place.file(RUNNING, "one vnet")
+    place.do("begin", "ch-0123456789", "60", "sdn")
+    file.write_text("bad")
+    running.write_text("two vnets")
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(argv: Sequence[str]) -> int:
+        if argv[0] == "ifreload":
+            raise PowerCut
+        return place.run(argv)
+
+    with pytest.raises(PowerCut):
+        main(["revert", "ch-0123456789"], replace(place.host, run=cut))
+    assert running.read_text() == "two vnets"
+    assert place.do("confirm", "ch-0123456789") == 3
+    assert place.do("begin", "ch-9876543210", "60", "network") == 3
+    place.timers = {"pvemcp-commit-ch-0123456789.service"}
+    assert place.do("boot") == 0
+    assert running.read_text() == "two vnets", "it is still being taken back"
+    place.timers.clear()
+    assert place.do("boot") == 0
+    assert (file.read_text(), running.read_text()) == ("good", "one vnet")
+    assert ["ifreload", "-a"] in place.ran
+    assert place.do("begin", "ch-9876543210", "60", "network") == 0
+
+
+@pytest.mark.parametrize("odd", ["large", "folder", "link"])
+def test_what_cannot_be_kept_is_not_begun_and_never_removed(place: Place, odd: str) -> None:
+    file = place.file(INTERFACES, "x" * (commit.LARGEST + 1) if odd == "large" else None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if odd == "folder":
+        file.mkdir()
+    if odd == "link":
+        file.symlink_to(place.root / "nothing")
+    assert place.do("begin", "ch-0123456789", "60", "network") == 1
+    assert list(place.host.folder.iterdir()) == []
+    assert place.ran == []
+
+
+def test_what_is_kept_is_on_the_disk_before_the_change_is_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.file(INTERFACES, "good")
+    safe = set[tuple[int, int]]()
+    fsync = os.fsync
+
+    def noted(opened: int) -> None:
+        found = os.fstat(opened)
+        safe.add((found.st_dev, found.st_ino))
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    place.do("begin", "ch-0123456789", "60", "network")
+    kept = place.host.folder / "ch-0123456789"
+    for path in (kept / "0", kept / "about.json", kept, kept.parent):
+        assert (path.stat().st_dev, path.stat().st_ino) in safe

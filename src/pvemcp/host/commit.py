@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("/var/lib/pvemcp-helper/commits")
+UNDER_WAY = ".reverting"
 OPEN, ENDED = 0, 3
 """Exit codes: done; it is over, or somebody else's turn."""
 LARGEST = 4 * 1024 * 1024
@@ -117,6 +118,9 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
     """Keep the files, and start the clock. ENDED when a change of the same files waits."""
     host.folder.mkdir(mode=0o700, exist_ok=True, parents=True)
     _forget(host)
+    if any(place.stem == id_ for place in host.folder.iterdir()):
+        sys.stderr.write(f"{id_} was begun before\n")
+        return ENDED
     for other in (_about(place)["kind"] for place in _waiting(host)):
         if set(files_of(kind)) & set(files_of(other)):
             sys.stderr.write(
@@ -125,18 +129,10 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
             )
             return ENDED
     making = host.folder / f"{id_}.making"
-    making.mkdir(mode=0o700)
-    files = []
-    for number, name in enumerate(files_of(kind)):
-        path = host.path(name)
-        if path.is_file() and path.stat().st_size <= LARGEST:
-            (making / str(number)).write_bytes(path.read_bytes())
-            files.append({"name": name, "kept": True, "mode": path.stat().st_mode & 0o777})
-        else:
-            files.append({"name": name, "kept": False})
-    about = {"kind": kind, "files": files, "until": time.time() + seconds}
-    (making / "about.json").write_text(json.dumps(about))
+    if not _keep(host, making, kind, time.time() + seconds):
+        return 1
     making.rename(host.folder / id_)
+    _sync(host.folder)
     timer = (
         "systemd-run", "--quiet", "--collect", f"--unit={_unit(id_)}",
         f"--on-active={seconds}s", "--timer-property=AccuracySec=100ms",
@@ -147,6 +143,27 @@ def begin(host: Host, id_: str, seconds: int, kind: str) -> int:
         sys.stderr.write("systemd did not start the timer\n")
         return 1
     return OPEN
+
+
+def _keep(host: Host, making: Path, kind: str, until: float) -> bool:
+    """Copy the files, to the disk: the power may be cut just because of the change."""
+    making.mkdir(mode=0o700)
+    files = []
+    for number, name in enumerate(files_of(kind)):
+        path = host.path(name)
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            _write(making / str(number), path.read_bytes())
+            files.append({"name": name, "kept": True, "mode": path.stat().st_mode & 0o777})
+        elif os.path.lexists(path):
+            shutil.rmtree(making)
+            sys.stderr.write(f"{name} is no file of at most {LARGEST} bytes: it cannot be kept\n")
+            return False
+        else:
+            files.append({"name": name, "kept": False})
+    about = {"kind": kind, "files": files, "until": until}
+    _write(making / "about.json", json.dumps(about).encode())
+    _sync(making)
+    return True
 
 
 def confirm(host: Host, id_: str) -> int:
@@ -164,16 +181,21 @@ def confirm(host: Host, id_: str) -> int:
 
 def revert(host: Host, id_: str) -> int:
     """Put the files back and have them count again."""
-    mine = host.folder / f"{id_}.reverted"
+    mine = host.folder / f"{id_}{UNDER_WAY}"
     try:
         (host.folder / id_).rename(mine)
     except FileNotFoundError:
         return ENDED
+    return _revert(host, id_, mine)
+
+
+def _revert(host: Host, id_: str, mine: Path) -> int:
     about = _about(mine)
     kept = {file["name"]: (mine / str(n), file) for n, file in enumerate(about["files"])}
     ended = [_undo(host, step, kept) for step in KINDS[about["kind"]]]
     for copy, _ in kept.values():
         copy.unlink(missing_ok=True)
+    mine.rename(host.folder / f"{id_}.reverted")
     failed = next(filter(None, ended), OPEN)
     said = "only in part as it was before" if failed else "as it was before"
     sys.stderr.write(f"{id_} was not confirmed: {about['kind']} is {said}\n")
@@ -215,27 +237,50 @@ def _put_back(path: Path, kept: Path, file: dict[str, Any]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.pvemcp")
-    with new.open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+    _write(new, content)
     with contextlib.suppress(OSError):  # pmxcfs has modes of its own
         new.chmod(file["mode"])
     new.replace(path)
+    _sync(path.parent)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system can."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def boot(host: Host) -> int:
-    """Take back what waited when the host went down: its timers are gone."""
-    waiting = [place.name for place in _waiting(host)] if host.folder.is_dir() else []
+    """Take back what waited when the host went down: its timers are gone.
+
+    What was being taken back at that moment is taken back once more, to the end.
+    """
+    places = [*host.folder.iterdir()] if host.folder.is_dir() else []
+    waiting = [place.name for place in places if not place.suffix]
     active = ("systemctl", "--quiet", "is-active")
     late = [id_ for id_ in waiting if host.run((*active, f"{_unit(id_)}.timer"))]
-    return max((revert(host, id_) for id_ in late), default=OPEN)
+    cut_off = [place for place in places if place.suffix == UNDER_WAY]
+    gone = [place for place in cut_off if host.run((*active, f"{_unit(place.stem)}.service"))]
+    ended = [_revert(host, place.stem, place) for place in gone]
+    return max((*ended, *(revert(host, id_) for id_ in late)), default=OPEN)
 
 
 def state(host: Host, id_: str) -> int:
     """Print what became of it: waiting, reverted or gone."""
     found = "waiting" if (host.folder / id_).exists() else "gone"
-    found = "reverted" if (host.folder / f"{id_}.reverted").exists() else found
+    over = (host.folder / f"{id_}{end}" for end in (UNDER_WAY, ".reverted"))
+    found = "reverted" if any(place.exists() for place in over) else found
     sys.stdout.write(f"{found}\n")
     return OPEN
 
@@ -245,7 +290,9 @@ def _unit(id_: str) -> str:
 
 
 def _waiting(host: Host) -> list[Path]:
-    return [place for place in host.folder.iterdir() if not place.suffix and place.is_dir()]
+    """Return what waits, and what is just being taken back."""
+    ends = ("", UNDER_WAY)
+    return [each for each in host.folder.iterdir() if each.suffix in ends and each.is_dir()]
 
 
 def _about(place: Path) -> dict[str, Any]:
@@ -255,7 +302,7 @@ def _about(place: Path) -> dict[str, Any]:
 
 def _forget(host: Host) -> None:
     for place in host.folder.iterdir():
-        if place.suffix and time.time() - place.stat().st_mtime > FORGET:
+        if place.suffix not in ("", UNDER_WAY) and time.time() - place.stat().st_mtime > FORGET:
             shutil.rmtree(place, ignore_errors=True)
 
 
