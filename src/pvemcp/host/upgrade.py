@@ -52,23 +52,47 @@ print(sqlite3.connect(sys.argv[1]).execute("PRAGMA user_version").fetchone()[0])
 RESTORE = """
 import os, sqlite3, sys
 old, now = sys.argv[1:]
+def over(db):
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "elevations" in tables:
+        db.execute("DELETE FROM elevations")
+    if "approvals" in tables:
+        db.execute("UPDATE approvals SET expires = created WHERE state IN ('waiting', 'approved')")
+    if "commits" in tables:
+        db.execute("UPDATE commits SET state = 'confirmed' WHERE state = 'waiting'")
+def refreeze(db, frozen):
+    known = [row[1] for row in db.execute("PRAGMA table_info(freezes)")]
+    if known:
+        db.execute("DELETE FROM freezes")
+    for row in frozen if known else ():
+        if "origin" not in known and (row.get("origin") or row.get("released")):
+            continue
+        values = {name: value for name, value in row.items() if name in known}
+        marks = ", ".join("?" * len(values))
+        db.execute(f"INSERT INTO freezes ({', '.join(values)}) VALUES ({marks})", [*values.values()])
 with sqlite3.connect(old) as old_db:
     try:
         now_db = sqlite3.connect(now)
         known = [row[0] for row in now_db.execute("SELECT id FROM grants")]
+        frozen = []
+        if now_db.execute("SELECT 1 FROM sqlite_master WHERE name = 'freezes'").fetchone():
+            now_db.row_factory = sqlite3.Row
+            frozen = [dict(row) for row in now_db.execute("SELECT * FROM freezes")]
         now_db.close()
     except sqlite3.Error as error:
         print(f"Grants that were revoked since are valid again, for they cannot be read: {error}")
     else:
         marks = ", ".join("?" * len(known))
         old_db.execute(f"DELETE FROM grants WHERE id NOT IN ({marks})", known)
+        over(old_db)
+        refreeze(old_db, frozen)
 old_db.close()
 for end in ("-wal", "-shm"):
     if os.path.lexists(now + end):
         os.unlink(now + end)
 os.replace(old, now)
 """
-"""A grant that was revoked since must not come back."""
+"""What was revoked since must not come back, nor what was allowed for a while; freezes stay."""
 
 
 class Problem(Exception):  # noqa: N818 - told to the administrator, as it stands

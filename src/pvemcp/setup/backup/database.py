@@ -23,6 +23,12 @@ _AUDIT = {"calls": "number"}
 """Tables of the audit, with the column that orders them."""
 _CHAIN = ("chain", "chain_base")
 """The chain of the audit: its key is in no backup, so that it begins anew elsewhere."""
+_OVER = (
+    "DELETE FROM elevations",
+    "UPDATE approvals SET expires = created WHERE state IN ('waiting', 'approved')",
+    "UPDATE commits SET state = 'confirmed' WHERE state = 'waiting'",
+)
+"""Ends what was allowed for a while: it may have been used, denied, ended or confirmed since."""
 _OF_THE_PROCESS = ("state",)
 """Says what runs now: restored, it would tell of a process that never ended."""
 
@@ -79,6 +85,23 @@ def brought_up_to_date(database: bytes, *, audit_of: Path | None) -> bytes:
         migrate(db, Path("the database of the backup"))
         if audit_of is not None:
             _take_audit(db, audit_of / FILE)
+        return _serialized(db)
+
+
+def settled(database: bytes, state: Path) -> bytes:
+    """Return a database of this version as it may count now, in place of that of a state folder.
+
+    What a person allowed for some minutes when the backup was made is over. What is frozen now
+    stays frozen, and nothing else does.
+    """
+    with opened(database) as db:
+        for statement in _OVER:
+            db.execute(statement)
+        if (state / FILE).exists():
+            with _reading(state / FILE) as source:
+                if "freezes" in _tables(source):
+                    db.execute("DELETE FROM freezes")
+                    _copy_rows(source, db, "freezes", whole=True)
         return _serialized(db)
 
 

@@ -246,6 +246,7 @@ def _restore(planned: Restoration, journal: Path, *, start: bool, said: Said) ->
         _with_tokens(planned.backup.members[DATABASE], renewed),
         audit_of=None if planned.use_audit else where.state,
     )
+    content = database.settled(content, where.state)
     if SHARED in planned.left_out:
         content = without_shared(content)
     switch = Switch(journal, planned.targets(content, renewed), note)
