@@ -37,21 +37,22 @@ class Store:
     def __init__(self, state_dir: Path, *, change: bool = True) -> None:
         self.path = state_dir / FILE
         self._inserted = 0
-        if change:
-            _prepare(state_dir, self.path)
-        else:
-            _require(self.path)
-        with translated(self.path):
-            # Transactions are written out below; sqlite3 must not open any by itself.
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
-        try:
+        with as_owner(state_dir):
             if change:
-                self._open()
+                _prepare(state_dir, self.path)
             else:
-                self._require_version()
-        except Fault:
-            self._db.close()
-            raise
+                _require(self.path)
+            with translated(self.path):
+                # Transactions are written out below; sqlite3 must not open any by itself.
+                self._db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
+            try:
+                if change:
+                    self._open()
+                else:
+                    self._require_version()
+            except Fault:
+                self._db.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +204,28 @@ def _statements(script: str) -> Iterator[str]:
             pending = ""
 
 
+@contextmanager
+def as_owner(folder: Path) -> Iterator[None]:
+    """Have root be the user whose folder it is, while it opens files by their names there.
+
+    A link that this user puts in their place in the last moment leads root nowhere else then.
+    """
+    owner = folder.stat() if os.geteuid() == 0 and folder.is_dir() else None
+    if owner is None or owner.st_uid == 0:
+        yield
+        return
+    group, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
 def _prepare(folder: Path, path: Path) -> None:
     try:
         if not folder.is_dir():
@@ -216,8 +239,7 @@ def _prepare(folder: Path, path: Path) -> None:
             )
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            if os.geteuid() == 0:  # made by the administrator, used by the service's user
-                os.chown(path, place.st_uid, place.st_gid)
+        # Not opened for it: closing it would end the locks that this process may have on it.
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
     except FileExistsError:

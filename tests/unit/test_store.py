@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pvemcp.access.freeze import Freeze, Freezes
 from pvemcp.errors import Misconfigured, Unavailable
 from pvemcp.migrations import MIGRATIONS
-from pvemcp.store import Store
+from pvemcp.store import FILE, Store
 
 
 def mode(path: Path) -> int:
@@ -31,6 +33,62 @@ def test_a_database_that_was_opened_to_others_is_closed_again(tmp_path: Path) ->
         store.path.chmod(0o644)
     with Store(tmp_path) as store:
         assert mode(store.path) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led elsewhere")
+@pytest.mark.parametrize("when", ["made", "open"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_put_there_in_the_last_moment_leads_root_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, there: bool
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    state, victim = tmp_path / "state", tmp_path / "victim"
+    state.mkdir(mode=0o700)
+    os.chown(state, 65534, 65534)
+    if there:
+        victim.write_text("root's")
+        victim.chmod(0o644)
+
+    def swap() -> None:
+        (state / FILE).unlink(missing_ok=True)
+        (state / FILE).symlink_to(victim)
+
+    made, connect = os.open, sqlite3.connect
+
+    def opened(path: Any, *arguments: Any, **more: Any) -> int:
+        found = made(path, *arguments, **more)
+        if when == "made" and path == state / FILE:
+            swap()
+        return found
+
+    def connected(*arguments: Any, **more: Any) -> sqlite3.Connection:
+        if when == "open":
+            swap()
+        return connect(*arguments, **more)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    with pytest.raises((Unavailable, Misconfigured)):
+        Store(state)
+    assert os.geteuid() == 0
+    assert victim.exists() is there
+    if there:
+        assert (victim.read_text(), mode(victim), victim.stat().st_uid) == ("root's", 0o644, 0)
+        assert sorted(tmp_path.iterdir()) == [state, victim]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_what_root_makes_is_the_service_users(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, 65534, 65534)
+    with Store(state) as store:
+        store.key("x")
+        assert {(path.stat().st_uid, mode(path)) for path in state.iterdir()} == {(65534, 0o600)}
+    assert (os.geteuid(), os.getegid()) == (0, 0)
 
 
 def test_a_folder_that_everybody_may_write_is_refused_and_left_alone(tmp_path: Path) -> None:
