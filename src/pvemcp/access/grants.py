@@ -214,9 +214,7 @@ class Grants:
         """Return the ids of all grants that have not expired. Raises Unavailable."""
         self._refresh()
         now = self._clock()
-        return frozenset(
-            one.id for one, _ in self._by_hash.values() if not one.has_expired(now)
-        )
+        return frozenset(one.id for one, _ in self._by_hash.values() if not one.has_expired(now))
 
     def had(self, id: str) -> bool:
         """Whether somebody has called here with a grant of this id. Raises Unavailable."""

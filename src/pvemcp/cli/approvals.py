@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +16,7 @@ import click
 from pvemcp.access.approvals import Approval, Approvals, Person
 from pvemcp.audit import Audit
 from pvemcp.cli import words
-from pvemcp.errors import Denied
+from pvemcp.errors import Denied, Invalid
 from pvemcp.host.approved import FOLDER as APPROVED
 from pvemcp.store import Store
 
@@ -63,11 +66,15 @@ def show(context: click.Context, id: str, as_json: bool) -> None:  # noqa: FBT00
 @click.pass_context
 def approve(context: click.Context, id: str, confirm: str | None, reason: str, yes: bool) -> None:  # noqa: FBT001 - click
     """Say yes to a plan, after it was shown. The client then makes the same call again."""
-    with Store(words.settings(context).state_dir) as store:
+    settings = words.settings(context)
+    with Store(settings.state_dir) as store:
         asked = Approvals(store, event=Audit(store, None).event)
         found = asked.get(id)
+        commands = _commands(found)  # these are shown, and no others are handed over
         if confirm is None and not yes:
             click.echo(_text(found))
+        elif commands:
+            click.echo("\n".join(_as_root(found)))
         if found.confirm and confirm is None and not yes:
             asked_for = f"Type {found.confirm} to approve it"
             confirm = click.prompt(asked_for, default="", show_default=False)
@@ -76,7 +83,8 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
         _require_root(found)
         done = asked.approve(id, _person(), typed=confirm or "", reason=reason)
     if done.state == "approved":
-        _hand_over(done)
+        until = min(done.expires, time.time() + settings.approval_time)
+        hand_over(id, commands, until=until)
     if done.state == "approved":
         left = max(0, round((done.expires - time.time()) / 60))
         click.echo(f"Approved. The client may use it once, within {left} min.")
@@ -90,6 +98,8 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
 @click.pass_context
 def deny(context: click.Context, id: str, reason: str) -> None:
     """Say no to a plan. An approved one that was not used yet can be denied, too."""
+    if os.geteuid() == 0:  # whatever the service's database says
+        _place(id, APPROVED).unlink(missing_ok=True)
     with Store(words.settings(context).state_dir) as store:
         Approvals(store, event=Audit(store, None).event).deny(id, _person(), reason=reason)
     click.echo("Denied. The client is told when it asks.")
@@ -104,14 +114,34 @@ def _require_root(one: Approval) -> None:
         raise Denied(f"{one.id} is a command as root: only root can approve it", hint="Use sudo.")
 
 
-def _hand_over(one: Approval) -> None:
-    """Give the helper what was approved, exactly as it was shown: it believes nobody else."""
-    for command in _commands(one):
-        APPROVED.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps({**command, "expires": one.expires})
-        place = APPROVED / f"{one.id}.json"
-        with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+def hand_over(
+    id_: str, commands: Sequence[Mapping[str, Any]], *, until: float, folder: Path = APPROVED
+) -> None:
+    """Give the helper what was shown to the person, and approved: it believes nobody else.
+
+    The database is the service's, which may have put another plan there in the meantime. `until`
+    is in seconds since the epoch.
+    """
+    for command in commands:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = json.dumps({**command, "expires": until})
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(_place(id_, folder), flags, 0o600), "w") as file:
             file.write(text)
+
+
+def _place(id_: str, folder: Path) -> Path:
+    if not re.fullmatch(r"ap-[0-9a-f]{10}", id_):
+        raise Invalid(
+            f"{id_!r:.40} is not the id of an approval", hint="See pvemcp approvals list."
+        )
+    return folder / f"{id_}.json"
+
+
+def _as_root(one: Approval) -> list[str]:
+    """Write what the helper would be given, whatever the plan says of it."""
+    given = (json.dumps(command, ensure_ascii=True) for command in _commands(one))
+    return [f"{one.id} as root: {text}" for text in given]
 
 
 def _person() -> Person:
@@ -142,6 +172,7 @@ def _text(one: Approval) -> str:
         f"arguments: {json.dumps(dict(one.arguments), ensure_ascii=True)}",
         "",
         *one.text.splitlines(),
+        *_as_root(one),
     ]
     lines += [
         f"{d.verdict}: {d.person} ({d.channel}), {words.moment(d.time)} {d.reason}".rstrip()

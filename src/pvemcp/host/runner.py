@@ -191,7 +191,9 @@ class Host:
             if (why := cut.get(task)) is None:
                 raise
             task.uncancel()
-            raise Denied(f"the command was ended: {why}", hint="Only a person lets it go on.") from None
+            raise Denied(
+                f"the command was ended: {why}", hint="Only a person lets it go on."
+            ) from None
         finally:
             running.pop(task, None)
             cut.pop(task, None)
