@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ db = sqlite3.connect("/var/lib/pvemcp/pvemcp.db", timeout=10)
 plan = json.dumps({"text": text, "writes": [{"run": run}], "brief": []})
 with db:
     db.execute(
-        "INSERT OR REPLACE INTO approvals VALUES (?, x'00', 'g', 'laptop', '', '', 'host_run', '{}', "
-        "'c', ?, ?, ?, 'host', 1, '', 'commands as root', 'waiting', '')",
+        "INSERT OR REPLACE INTO approvals VALUES (?, x'00', 'g', 'laptop', '', '', 'host_run', "
+        "'{}', 'c', ?, ?, ?, 'host', 1, '', 'commands as root', 'waiting', '')",
         (id_, plan, time.time(), time.time() + far),
     )
 """
@@ -61,7 +62,7 @@ def test_the_helper_gets_what_root_was_shown_though_the_plan_is_swapped(rooted: 
         assert person.stdout is not None
         shown = b""
         while b"[y/N]" not in shown:
-            more = person.stdout.read1(1 << 16)
+            more = os.read(person.stdout.fileno(), 1 << 16)
             assert more, shown
             shown += more
         assert re.search(rb'as root: .*"shell": "id -u"', shown), shown

@@ -229,7 +229,8 @@ async def test_a_freeze_of_everything_lets_nothing_through_that_takes_no_step() 
         await client.call("guest_get", guest=106)
         calls: dict[str, dict[str, Any]] = {
             "audit_search": {}, "change_list": {}, "command_explain": {"command": "ls"},
-            "job_read": {"job": "out-1"}, "shell_read": {"shell": "shell-1"}, "api_search": {"query": "x"},
+            "job_read": {"job": "out-1"}, "shell_read": {"shell": "shell-1"},
+            "api_search": {"query": "x"},
         }  # fmt: skip
         Freezes(w.rig.store).freeze("all", client="laptop", by="root")
         for tool, arguments in calls.items():

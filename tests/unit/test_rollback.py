@@ -19,6 +19,8 @@ from pvemcp.store import FILE, Store
 
 BEFORE_ORIGINS = next(n for n, script in enumerate(MIGRATIONS) if "own_freezes" in script)
 """The schema whose freezes were of one node."""
+OLD = "INSERT INTO freezes VALUES ('old', 'all', 'root', '', 1)"
+NEW = "INSERT INTO freezes VALUES ('old', '', '', 'all', 'root', '', 1, NULL)"
 
 
 def older(path: Path, version: int) -> None:
@@ -35,14 +37,10 @@ def test_freezes_of_now_stay_and_elevations_of_then_are_over(tmp_path: Path, ver
     with closing(sqlite3.connect(kept)) as db, db:
         if version > 2:
             db.execute(
-                "INSERT INTO elevations VALUES ('g', 'laptop', 'read', 'destroy', 0, ?, 'r', '', '')",
+                "INSERT INTO elevations VALUES ('g', 'c', 'read', 'destroy', 0, ?, 'r', '', '')",
                 (time.time() + 3000,),
             )
-            more = (", origin, grant_id", ", '', ''") if version > BEFORE_ORIGINS else ("", "")
-            db.execute(
-                f"INSERT INTO freezes (client, mode, person, reason, since{more[0]}) "
-                f"VALUES ('old', 'all', 'root', '', 1{more[1]})"
-            )
+            db.execute(OLD if version <= BEFORE_ORIGINS else NEW)
     with Store(tmp_path) as store:
         Freezes(store).freeze("all", client="laptop", by="root", reason="since")
         store.write("INSERT INTO freezes VALUES ('', 'pve2', '', 'all', 'root', '', 1, NULL)")

@@ -35,56 +35,81 @@ def test_a_database_that_was_opened_to_others_is_closed_again(tmp_path: Path) ->
         assert mode(store.path) == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led elsewhere")
-@pytest.mark.parametrize("when", ["made", "open"])
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_put_there_in_the_last_moment_leads_root_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, there: bool
-) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return a folder of another user's, as the service's is for root."""
+    ours = [each for each in tmp_path.parents if each.name.startswith(("pytest-", "popen-"))]
+    for folder in (tmp_path, *ours):
         folder.chmod(0o755)
-    state, victim = tmp_path / "state", tmp_path / "victim"
-    state.mkdir(mode=0o700)
-    os.chown(state, 65534, 65534)
-    if there:
-        victim.write_text("root's")
-        victim.chmod(0o644)
+    made = tmp_path / "state"
+    made.mkdir(mode=0o700)
+    os.chown(made, 65534, 65534)
+    return made
 
-    def swap() -> None:
-        (state / FILE).unlink(missing_ok=True)
-        (state / FILE).symlink_to(victim)
 
-    made, connect = os.open, sqlite3.connect
+class Swap:
+    """Somebody who puts a link to a file of root's in place of the database, when he is called."""
 
-    def opened(path: Any, *arguments: Any, **more: Any) -> int:
-        found = made(path, *arguments, **more)
-        if when == "made" and path == state / FILE:
-            swap()
-        return found
+    def __init__(self, state: Path) -> None:
+        self.state, self.victim = state, state.with_name("victim")
 
-    def connected(*arguments: Any, **more: Any) -> sqlite3.Connection:
-        if when == "open":
-            swap()
-        return connect(*arguments, **more)
+    def __call__(self) -> None:
+        (self.state / FILE).unlink(missing_ok=True)
+        (self.state / FILE).symlink_to(self.victim)
 
-    monkeypatch.setattr(os, "open", opened)
-    monkeypatch.setattr(sqlite3, "connect", connected)
+    def once_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Do it as soon as the file is there."""
+        real = os.open
+
+        def opened(path: Any, *arguments: Any, **more: Any) -> int:
+            found = real(path, *arguments, **more)
+            if path == self.state / FILE:
+                self()
+            return found
+
+        monkeypatch.setattr(os, "open", opened)
+
+    def before_sqlite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Do it just before SQLite opens the file."""
+        real: Any = sqlite3.connect
+
+        def connected(*arguments: Any, **more: Any) -> Any:
+            self()
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(sqlite3, "connect", connected)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led elsewhere")
+@pytest.mark.parametrize("when", [Swap.once_made, Swap.before_sqlite])
+def test_a_link_put_there_in_the_last_moment_leads_root_to_no_file_of_its_own(
+    state: Path, monkeypatch: pytest.MonkeyPatch, when: Any
+) -> None:
+    swap = Swap(state)
+    swap.victim.write_text("root's")
+    swap.victim.chmod(0o644)
+    when(swap, monkeypatch)
     with pytest.raises((Unavailable, Misconfigured)):
         Store(state)
-    assert os.geteuid() == 0
-    assert victim.exists() is there
-    if there:
-        assert (victim.read_text(), mode(victim), victim.stat().st_uid) == ("root's", 0o644, 0)
-        assert sorted(tmp_path.iterdir()) == [state, victim]
+    found = swap.victim.stat()
+    assert (swap.victim.read_text(), mode(swap.victim), found.st_uid) == ("root's", 0o644, 0)
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led elsewhere")
+@pytest.mark.parametrize("when", [Swap.once_made, Swap.before_sqlite])
+def test_a_link_put_there_in_the_last_moment_has_root_make_nothing(
+    state: Path, monkeypatch: pytest.MonkeyPatch, when: Any
+) -> None:
+    swap = Swap(state)
+    when(swap, monkeypatch)
+    with pytest.raises((Unavailable, Misconfigured)):
+        Store(state)
+    assert not swap.victim.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-def test_what_root_makes_is_the_service_users(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    state = tmp_path / "state"
-    state.mkdir(mode=0o700)
-    os.chown(state, 65534, 65534)
+def test_what_root_makes_is_the_service_users(state: Path) -> None:
     with Store(state) as store:
         store.key("x")
         assert {(path.stat().st_uid, mode(path)) for path in state.iterdir()} == {(65534, 0o600)}

@@ -69,7 +69,8 @@ def refreeze(db, frozen):
             continue
         values = {name: value for name, value in row.items() if name in known}
         marks = ", ".join("?" * len(values))
-        db.execute(f"INSERT INTO freezes ({', '.join(values)}) VALUES ({marks})", [*values.values()])
+        columns = ", ".join(values)
+        db.execute(f"INSERT INTO freezes ({columns}) VALUES ({marks})", [*values.values()])
 with sqlite3.connect(old) as old_db:
     try:
         now_db = sqlite3.connect(now)
