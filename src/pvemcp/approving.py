@@ -17,8 +17,8 @@ from typing import Any
 from mcp_types import CallToolRequestParams
 
 from pvemcp.access.approvals import Approval, Approvals
-from pvemcp.access.policy import Judgement, Policy
-from pvemcp.call import Call, Intent, License, Verdict
+from pvemcp.access.policy import POOLS, Judgement, Policy
+from pvemcp.call import Call, Intent, License, Target, Verdict
 from pvemcp.dialogs import Context, Dialog, in_short, minutes_left
 from pvemcp.errors import ApprovalNeeded, Denied, Fault
 from pvemcp.journal.changes import Changes
@@ -26,6 +26,7 @@ from pvemcp.plans.plan import Lookup, Plan, is_root, look_up, question, verdict_
 from pvemcp.plans.planning import rehearse
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import preview
+from pvemcp.plans.previews.named import makes_a_new_one
 from pvemcp.plans.safety import safety, take
 from pvemcp.pve.client import Pve
 from pvemcp.redaction import redact_text
@@ -82,7 +83,7 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     if plan is None:
         return answer
     request.call.plan = [redact_text(request.shown(line)) for line in plan.brief()]
-    judgement = _judged(gate, request.call, plan)
+    judgement = await _judged(gate, request, plan)
     if request.dry_run:
         _shows(request.call)
         return f"{plan.text()}\n{verdict_line(judgement)}\nNothing was done."
@@ -100,9 +101,12 @@ async def through(gate: Gate, request: Request, run: Run) -> Any:
     return _with_confirmation(gate, request.call, answer)
 
 
-def _judged(gate: Gate, call: Call, plan: Plan) -> Judgement:
+async def _judged(gate: Gate, request: Request, plan: Plan) -> Judgement:
     """Return what the policy makes of a plan. Raises Denied when it denies it."""
-    judgement = gate.policy.judge(call, plan.judged)
+    writes = plan.judged
+    if gate.policy.about_pools and await request.pve.blind(*POOLS):
+        writes = [(i, replace(t, pools_seen=_is_new(i, t))) for i, t in writes]
+    judgement = gate.policy.judge(request.call, writes)
     if judgement.verdict is Verdict.DENY:
         raise Denied(
             f"the policy denies this call ({judgement.rule}): {judgement.why}. Nothing was done.",
@@ -111,6 +115,11 @@ def _judged(gate: Gate, call: Call, plan: Plan) -> Judgement:
     if any(is_root(intent) for intent, _ in plan.writes):
         return replace(judgement, verdict=Verdict.ASK, channel="host", rule="commands as root")
     return judgement
+
+
+def _is_new(intent: Intent, target: Target) -> bool:
+    """Whether a guest is made by the write: it is in no pool yet."""
+    return makes_a_new_one(intent) and str(target.vmid) == str(intent.params.get("vmid"))
 
 
 _NARROWER = ("any", "person", "host")
@@ -196,7 +205,7 @@ async def _approved(
     fresh, _ = await _plan(gate, request, run)
     if fresh is None:
         raise Denied("what was approved no longer does anything", hint="Look at the target again.")
-    _suffices(found, _judged(gate, call, fresh))
+    _suffices(found, await _judged(gate, request, fresh))
     used = gate.approvals.take(found.id, grant=grant, digest=fresh.digest, call=call.id)
     call.approval, call.approved_by = used.id, used.by
     return fresh

@@ -146,6 +146,8 @@ class Target:
     """PVE's protection flag is set, or could not be seen."""
     known: bool = True
     """Tags and pool could be seen."""
+    pools_seen: bool = True
+    """No pool means that it is in none: PVE leaves out the pools that a token may not see."""
 
 
 class License:

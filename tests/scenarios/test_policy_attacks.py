@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
 from pvemcp.access.policy import Policy
-from pvemcp.call import Call, Effect
+from pvemcp.call import ApiToken, Call, Effect
 from pvemcp.plans.previews import bridges
 from pvemcp.settings.policy import rules
 from tests.scenarios.rig import Caller, ToolFault, rig
@@ -173,6 +174,14 @@ async def test_reads_are_denied_by_tag_for_every_tool() -> None:
             assert "rule 'hidden'" in await refused(client, tool, **arguments)
         await client.call("guest_get", guest=100)
         await client.call("api_read", path="/nodes/pve1/qemu/100/config")
+        volumes = [v.volid for v in w.rig.world.storages["nas"].volumes if v.content == "backup"]
+        for volid in volumes:
+            path, hers = f"/nodes/pve1/storage/nas/content/{volid}", "-101-" in volid
+            with contextlib.ExitStack() as stack:
+                if hers:
+                    stack.enter_context(pytest.raises(ToolFault, match="rule 'hidden'"))
+                await client.call("api_read", path=path)
+        assert any("-101-" in volid for volid in volumes)
 
 
 async def test_a_client_with_the_same_pve_token_stops_no_task_of_another_without_a_person() -> None:
@@ -261,3 +270,33 @@ async def test_a_guest_does_not_move_to_where_more_is_allowed_without_a_yes() ->
                 "params": {"target": "pve2", "online": 1, "with-local-disks": 1}}  # fmt: skip
         await refused(client, "api_change", **move)
         assert "rule 'there'" in r.approvals.all()[0].rule
+
+
+async def test_a_rule_about_a_pool_holds_for_a_token_that_may_not_see_pools() -> None:
+    prod = {"name": "prod", "verdict": "deny", "pool": "prod", "effect": ["read", "change"]}
+    lab = {"name": "lab", "verdict": "allow", "pool": "lab"}
+    async with rig() as r:
+        r.world.add_role("Operator", "VM.Audit", "VM.PowerMgmt", "VM.Config.Options")
+        blind = r.world.token("blind@pve", "t", roles={"/vms": "Operator"})
+        change = {"method": "PUT", "path": "/nodes/pve1/qemu/106/config",
+                  "params": {"description": "mine"}}  # fmt: skip
+        async with r.client(policy=policy(prod, lab), token=blind) as client:
+            assert "rule 'prod'" in await refused(
+                client, "guest_power", guests=100, action="shutdown"
+            )
+            assert "rule 'prod'" in await refused(client, "api_change", **change)
+        async with r.client(policy=policy(prod, lab)) as client:
+            await client.call("api_change", **change)
+
+
+async def test_a_read_of_a_pool_is_denied_to_a_token_that_may_not_see_pools() -> None:
+    prod = {"name": "prod", "verdict": "deny", "pool": "prod", "effect": "read"}
+    async with web(policy=None, rules=rules("policy", [prod])) as w:
+        w.rig.world.add_role("Looker", "VM.Audit")
+        token = w.rig.world.token("blind@pve", "t", roles={"/vms": "Looker"})
+        _, secret = w.grants.create("blind", Effect.READ, token=ApiToken(*token))
+        async with w.client(secret=secret) as client:
+            assert "rule 'prod'" in await refused(client, "guest_get", guest=100)
+        async with w.client() as client:
+            assert "rule 'prod'" in await refused(client, "guest_get", guest=100)
+            await client.call("guest_get", guest=106)

@@ -68,6 +68,11 @@ def intent(method: str, *path: str, **params: Any) -> Intent:
                    volume="local:backup/vzdump-qemu-100-2026_01_01-00_00_00.vma.zst"),
             {100},
         ),
+        (
+            intent("DELETE /nodes/{node}/tasks/{upid}",
+                   upid="UPID:pve1:0000C350:000F4240:6742E1A0:vzdump:100:root@pam:"),
+            {100},
+        ),
         (intent("RUN host", "lxc/105"), {105}),
         (intent("RUN host", "host/change", shell="qm stop 100"), set()),
         (intent("PUT /nodes/{node}/dns", dns1="192.168.100.1"), set()),

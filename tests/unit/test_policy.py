@@ -238,8 +238,11 @@ async def test_reads_are_denied_by_tag_and_pool_as_the_token_sees_them() -> None
         asked.append(kind)
         return rows
 
+    async def sees_all(_path: str, _privilege: str) -> str:
+        return ""
+
     for _ in range(3):
-        await policy.learn(call(), resources)
+        await policy.learn(call(), resources, sees_all)
     assert asked == ["vm"], "it is kept"
     assert policy.permit(call(), "GET", path.format(107), Effect.READ) is Verdict.ALLOW
     assert policy.permit(call(), "GET", "/nodes/pve1/status", Effect.READ) is Verdict.ALLOW

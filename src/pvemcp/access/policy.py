@@ -85,6 +85,10 @@ LEARNED, STALE = 2.0, 60.0
 _NEVER: tuple[float, dict[int, Marks]] = (-1e9, {})
 Resources = Callable[[str], Awaitable[list[dict[str, Any]]]]
 """Returns the rows of /cluster/resources of one kind, as the call's token sees them."""
+Blind = Callable[[str, str], Awaitable[str]]
+"""`(path, privilege)`: says why a token does not see all of a kind, or nothing."""
+POOLS = ("/pool", "Pool.Audit")
+"""With what a token sees every pool."""
 Tainted = Callable[[Call], Sequence[str]]
 """Whose text a call's client has read before: `qemu/105 notes`."""
 Began = Callable[[str, str], bool]
@@ -148,7 +152,12 @@ class Policy:
         """Whether a rule about reads asks for tags or pools."""
         return self._marked
 
-    async def learn(self, call: Call, resources: Resources) -> None:
+    @property
+    def about_pools(self) -> bool:
+        """Whether a rule asks for the pool of a guest."""
+        return any(rule.pool for rule in self.rules)
+
+    async def learn(self, call: Call, resources: Resources, blind: Blind) -> None:
         """Learn the tags and pools of guests, where a rule about reads asks for them."""
         token = call.principal.token.id
         if not self._marked or time.monotonic() - self._marks.get(token, _NEVER)[0] < LEARNED:
@@ -158,7 +167,9 @@ class Policy:
         except Fault:  # what is not known is denied
             self._marks.pop(token, None)
             return
-        self._marks[token] = (time.monotonic(), {int(row["vmid"]): marks_in(row) for row in rows})
+        pools = not (any(rule.pool for rule in self._reads) and await blind(*POOLS))
+        marks = {int(row["vmid"]): marks_in(row, pools_seen=pools) for row in rows}
+        self._marks[token] = (time.monotonic(), marks)
 
     def read(self, call: Call, path: str, target: Target) -> str:
         """Say what the rules make of a read, and which of them decides: to try rules out."""

@@ -68,9 +68,16 @@ def _fits_guest(rule: Rule, target: Target) -> bool:
         return rule.verdict != "allow"
     return (
         (not rule.tag or not set(rule.tag).isdisjoint(target.tags))
-        and (not rule.pool or target.pool in rule.pool)
+        and _in_pool(rule, target)
         and (rule.protected is None or rule.protected is target.protected)
     )
+
+
+def _in_pool(rule: Rule, target: Target) -> bool:
+    if not rule.pool or target.pool in rule.pool:
+        return True
+    unseen = target.vmid > 0 and not target.pool and not target.pools_seen
+    return unseen and rule.verdict != "allow"
 
 
 def fits_place(rule: Rule, target: Target) -> bool:
@@ -90,13 +97,13 @@ def about_reads(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if "read" in rule.effect)
 
 
-Marks = tuple[frozenset[str], str]
-"""Tags and pool of a guest."""
+Marks = tuple[frozenset[str], str | None]
+"""Tags and pool of a guest; None: its pool cannot be seen."""
 
 
-def marks_in(row: Mapping[str, Any]) -> Marks:
+def marks_in(row: Mapping[str, Any], *, pools_seen: bool = True) -> Marks:
     """Return tags and pool of a row of /cluster/resources."""
-    return frozenset(tags_in(row)), str(row.get("pool") or "")
+    return frozenset(tags_in(row)), row.get("pool") or ("" if pools_seen else None)
 
 
 def tags_in(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -146,7 +153,10 @@ def _marked(rule: Rule, vmid: str, marks: Callable[[int], Marks | None]) -> bool
     if found is None:
         return rule.verdict == "deny"
     tags, pool = found
-    return (not rule.tag or not tags.isdisjoint(rule.tag)) and (not rule.pool or pool in rule.pool)
+    tagged = not rule.tag or not tags.isdisjoint(rule.tag)
+    if pool is None and rule.pool:
+        return tagged and rule.verdict == "deny"
+    return tagged and (not rule.pool or pool in rule.pool)
 
 
 def now(rule: Rule, moment: float) -> bool:

@@ -21,13 +21,22 @@ from pvemcp.pve.sharing import Kept
 from pvemcp.pve.transport import Reply
 from pvemcp.pve.upid import upid_in
 from pvemcp.pve.visibility import gap
+from pvemcp.pve.volumes import owner
 
 if TYPE_CHECKING:
     from pvemcp.pve.client import PveClient
 
 INVENTORY = "/cluster/resources"
-Learn = Callable[[Call, Callable[[str], Awaitable[list[dict[str, Any]]]]], Awaitable[None]]
-"""`(call, resources)`: lets the policy learn what it asks about, before each request."""
+PERMISSIONS = "/access/permissions"
+Learn = Callable[
+    [
+        Call,
+        Callable[[str], Awaitable[list[dict[str, Any]]]],
+        Callable[[str, str], Awaitable[str]],
+    ],
+    Awaitable[None],
+]
+"""`(call, resources, blind)`: lets the policy learn what it asks about, before each request."""
 Watch = Callable[["Pve", Intent], AbstractAsyncContextManager[Callable[[Answer], None]]]
 """Stands around every write that is sent: entered before, told of PVE's answer, left after."""
 
@@ -152,7 +161,7 @@ class Pve:
         With a path, PVE resolves exactly that one, which a list of all may leave out.
         """
         found: dict[str, dict[str, int]] = await self._kept(
-            self._client.permissions, "/access/permissions", {"path": path} if path else {}
+            self._client.permissions, PERMISSIONS, {"path": path} if path else {}
         )
         return found
 
@@ -180,8 +189,9 @@ class Pve:
     ) -> tuple[Prepared, Asked]:
         description = await self._client.description()
         prepared = self._client.prepare(description, verb, path, params=params)
-        if self._client.learn is not None and prepared.method.path != INVENTORY:
-            await self._client.learn(self.call, self.resources)
+        own = prepared.method.path in (INVENTORY, PERMISSIONS)  # with which it learns
+        if self._client.learn is not None and not own:
+            await self._client.learn(self.call, self.resources, self.blind)
         self._permit(prepared)
         asked = Asked(
             prepared.method, prepared.path, self.call.principal.token.id, prepared.node, time.time()
@@ -192,6 +202,10 @@ class Pve:
         call, path = self.call, prepared.path
         try:
             verdict = self._client.permit(call, prepared.verb, path, prepared.effect)
+            if vmid := owner(str(prepared.checked.get("volume", ""))):  # its text is his
+                for kind in ("qemu", "lxc") if prepared.verb == "GET" else ():
+                    guest = f"/nodes/{prepared.node}/{kind}/{vmid}"
+                    self._client.permit(call, "GET", guest, prepared.effect)
             if verdict is not Verdict.ALLOW:
                 raise Denied(f"the policy does not allow {prepared.verb} {path}")
         except Fault:

@@ -85,17 +85,18 @@ async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
         vmids -= _excluded(intent)
     vmids |= {vmid for vmid, row in by_id.items() if row.get("pool") in pools}
     found = [guest_in(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
-    unseen = [] if _makes_a_new_one(intent) else sorted(vmids - set(by_id))
+    unseen = [] if makes_a_new_one(intent) else sorted(vmids - set(by_id))
     return [*await _protected(pve, intent, found), *map(_unseen, unseen)]
 
 
 def _vmids(intent: Intent) -> Iterable[int]:
     if found := _IN_GUEST.match(intent.path):
         yield int(found[1])
-    for name in _LISTS:
-        for word in _words(intent.params.get(name)):
-            if number := _NUMBERED.fullmatch(word):
-                yield int(number[1])
+    listed = [word for name in _LISTS for word in _words(intent.params.get(name))]
+    of_task = str(intent.params.get("upid", "")).split(":")[6:7]
+    for word in (*listed, *of_task):
+        if number := _NUMBERED.fullmatch(word):
+            yield int(number[1])
     for value in intent.params.values():
         for word in _words(value):
             if ":" in word or "/" in word or name_of_volume(word):
@@ -143,7 +144,7 @@ def _excluded(intent: Intent) -> set[int]:
     return {int(word) for word in _words(intent.params.get("exclude")) if word.isdigit()}
 
 
-def _makes_a_new_one(intent: Intent) -> bool:
+def makes_a_new_one(intent: Intent) -> bool:
     """Whether the vmid is that of a guest which is not there: PVE refuses one that is."""
     creates = _CREATES.fullmatch(f"{intent.verb} {intent.template}") is not None
     return creates and str(intent.params.get("force", "")) not in ("1", "True", "true")
