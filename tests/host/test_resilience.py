@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from tests.host.images import HostFault
 from tests.host.served import SIMULATOR, UNIT, Served
 from tests.host.test_alerts import FORWARD, SPOOL
 from tests.host.waiting import until
@@ -56,7 +57,11 @@ def mails(host: Served) -> str:
 
 
 def until_told(host: Served, subject: str) -> None:
-    until(lambda: subject in mails(host), f"an alert: {subject}", seconds=25)
+    try:
+        until(lambda: subject in mails(host), f"an alert: {subject}", seconds=25)
+    except HostFault as fault:
+        said = "\n".join(host.journal(unit)[-3000:] for unit in (UNIT, "pvemcp-helper.service"))
+        raise HostFault(f"{fault}\n{mails(host)}\n{said}") from None
 
 
 async def ready(host: Served, secret: str) -> tuple[int, dict[str, dict[str, str]]]:
