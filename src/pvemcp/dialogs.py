@@ -139,6 +139,7 @@ def _message(approval: Approval) -> str:
     terminal's width, and nothing of the rest.
     """
     asks = f"{approval.client} asks to run {approval.tool} ({approval.rule})."
+    asks += f" {approval.persons} persons must say yes." if approval.persons > 1 else ""
     return "\n".join([*approval.brief, asks, in_short(approval)])
 
 

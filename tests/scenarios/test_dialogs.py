@@ -27,12 +27,12 @@ PAGE = "https://pve.example:8080/page"
 class Outside(Policy):
     """Wants everything answered by a person outside the client."""
 
-    def __init__(self, channel: str = "person") -> None:
+    def __init__(self, channel: str = "person", persons: int = 1) -> None:
         super().__init__()
-        self._channel = channel
+        self._channel, self._persons = channel, persons
 
     def judge(self, call: Call, writes: object) -> Judgement:  # noqa: ARG002
-        return Judgement(Verdict.ASK, "outside", channel=self._channel)
+        return Judgement(Verdict.ASK, "outside", channel=self._channel, persons=self._persons)
 
 
 @pytest.fixture(params=ERAS)
@@ -104,8 +104,9 @@ async def test_opening_the_page_is_no_approval(era: str, content: Mapping[str, A
     async with rig() as r:
         r.page, r.patience = PAGE, 0.0
         dialogs = Dialogs("accept", content)
-        async with r.client(era=era, policy=Outside(), elicit=dialogs) as client:
+        async with r.client(era=era, policy=Outside(persons=2), elicit=dialogs) as client:
             text = await refused(client, "guest_power", guests=100, action="stop")
+        assert "(outside). 2 persons must say yes." in dialogs.asked[0].message
         assert f"at {PAGE}/{id_in(text)}" in text
         assert r.world.guests[100].running
         assert [a.state for a in r.approvals.all(live=False)] == ["waiting"]

@@ -321,6 +321,19 @@ async def test_the_retention_of_a_backup_job_is_shown() -> None:
         assert "prune-backups: keep-last=3" in await plan_of(client, "DELETE", path)
 
 
+async def test_a_terminal_is_opened_and_typed_into() -> None:
+    async with rig() as r, r.client() as client:
+        opens = await client.call("shell_open", effect="change", dry_run=True)
+        assert "opens a terminal: the policy is asked about all that is typed there" in opens
+        assert "timeout: 12h" in opens
+        assert "PS1" not in opens
+        shell = (await client.call("shell_open", effect="change")).split()[0]
+        types = await client.call("shell_send", shell=shell, text="id", dry_run=True)
+        assert "host/change/shell: types into a terminal" in types
+        assert "types: id" in types
+        assert f"command: {shell}" not in types
+
+
 async def test_a_template_on_many_storages_still_takes_eight_requests() -> None:
     async with rig() as r, r.client(policy=Policy()) as client:
         guest = r.world.guests[106]

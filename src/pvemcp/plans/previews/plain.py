@@ -9,6 +9,7 @@ from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
 from pvemcp.pve.client import Pve
 from pvemcp.pve.effects import why
+from pvemcp.tools.render import duration
 
 _GUEST = re.compile(r"/nodes/([^/]+)/(qemu|lxc)/([0-9]+)")
 _NODE = re.compile(r"/nodes/([^/]+)")
@@ -26,12 +27,23 @@ async def plain(pve: Pve, intent: Intent) -> Preview:  # noqa: ARG001
 
 def _command(intent: Intent) -> Preview:
     """Show a command whole, line by line: a person answers for it."""
-    what = intent.params
-    named = ("shell", "typed", "argv", "name")
+    what, terminal = intent.params, intent.path.endswith("/shell")
+    named = ("typed", "key") if "typed" in what else ("shell", "argv", "name")
     text = next((str(what[name]) for name in named if what.get(name)), "")
-    facts = [("command", text.replace("\n", "\n      "))] if text else []
-    facts += [(name, str(what[name])) for name in ("cwd", "env", "timeout") if what.get(name)]
-    return Preview(intent, target_of(intent), does="runs a command", facts=tuple(facts))
+    facts = (
+        [("types" if "typed" in what else "command", text.replace("\n", "\n      "))]
+        if text
+        else []
+    )
+    more = ("cwd",) if terminal else ("cwd", "env")  # a terminal's is its prompt, and an argument
+    facts += [(name, str(what[name])) for name in more if what.get(name)]
+    if what.get("timeout"):
+        facts.append(("timeout", duration(float(what["timeout"]))))
+    does = "runs a command"
+    if terminal:
+        opens = "opens a terminal: the policy is asked about all that is typed there, too"
+        does = "types into a terminal" if "typed" in what else opens
+    return Preview(intent, target_of(intent), does=does, facts=tuple(facts))
 
 
 def target_of(intent: Intent) -> Target:
