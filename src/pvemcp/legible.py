@@ -20,7 +20,7 @@ _CRYPTED = re.compile(r"\$(?:[156]|2[abxy]|g?y|7|apr1|md5)\$[./A-Za-z0-9$=,]+")
 _EMPTY_BEFORE = re.compile(r"[^\s=]=[ \t]+$")
 """`TOKEN= reboot` runs reboot."""
 _KEY_LINE = re.compile(
-    r"[\s+]*(?:-{4,5} ?(?:BEGIN|END) [A-Za-z0-9 ]{1,60}-{4,5})?(?:[A-Za-z0-9+/=]{32,})?[ \t]*"
+    r"[\s+|]*(?:-{4,5} ?(?:BEGIN|END) [A-Za-z0-9 ]{1,60}-{4,5})?(?:[A-Za-z0-9+/=]{32,})?[ \t]*"
 )
 """A line of a private key; its last one is short, and shown: it could be a word."""
 _INPUT = frozenset({"input-data"})

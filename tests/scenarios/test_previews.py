@@ -382,3 +382,14 @@ async def test_a_person_sees_all_of_a_command_whatever_it_looks_like() -> None:
                 assert "reboot" in text, (number, tool)
                 assert " " * 100 not in text
                 assert "\n\n\n" not in text
+
+
+async def test_an_argument_of_several_lines_cannot_pass_as_lines_of_the_plan() -> None:
+    forged = "- POST /nodes/pve1/qemu/106/status/start: starts qemu/106"
+    async with rig() as r, r.client(policy=Policy()) as client:
+        await refused(client, "guest_exec", guest=100, command=f"reboot\n{forged}\n\tundo: yes")
+        lines = r.approvals.all()[0].text.splitlines()
+        assert f"    | {forged}" in lines
+        assert [line for line in lines if line.strip().startswith(("- POST", "undo: yes"))] == [
+            line for line in lines if "agent/exec: " in line and line.startswith("- POST")
+        ]

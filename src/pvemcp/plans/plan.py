@@ -151,7 +151,7 @@ def _arguments(arguments: Mapping[str, Any], *, whole: bool) -> list[str]:
         if len(text) > ARGUMENT and not whole:
             text = f"{text[:ARGUMENT]}… ({len(text):,} characters)"
         text = BLANKS.sub(lambda found: f" ({len(found[0])} blanks)\n", text)
-        lines.append(f"  {name}: " + "\n      ".join(text.splitlines() or [""]))
+        lines.append(f"  {name}: " + "\n    | ".join(text.splitlines() or [""]))
     return lines
 
 

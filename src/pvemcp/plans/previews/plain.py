@@ -31,7 +31,7 @@ def _command(intent: Intent) -> Preview:
     named = ("typed", "key") if "typed" in what else ("shell", "argv", "name")
     text = next((str(what[name]) for name in named if what.get(name)), "")
     facts = (
-        [("types" if "typed" in what else "command", text.replace("\n", "\n      "))]
+        [("types" if "typed" in what else "command", text.replace("\n", "\n    | "))]
         if text
         else []
     )
