@@ -300,3 +300,13 @@ async def test_a_read_of_a_pool_is_denied_to_a_token_that_may_not_see_pools() ->
         async with w.client() as client:
             assert "rule 'prod'" in await refused(client, "guest_get", guest=100)
             await client.call("guest_get", guest=106)
+
+
+async def test_a_free_node_is_no_way_to_the_volumes_of_guests_on_others() -> None:
+    free = {"name": "free", "verdict": "allow", "node": "pve2", "effect": "destroy"}
+    async with rig("cluster") as r, r.client(policy=policy(free)) as client:
+        shared = next(s for s in r.world.storages.values() if s.shared and s.volumes)
+        volume = next(v for v in shared.volumes if v.vmid and r.world.guests[v.vmid].node != "pve2")
+        path = f"/nodes/pve2/storage/{shared.storage}/content/{volume.volid}"
+        assert "pvemcp approvals" in await refused(client, "api_destroy", path=path)
+        assert volume in shared.volumes

@@ -71,7 +71,7 @@ def _nodes(intent: Intent) -> Iterable[str]:
 
 
 async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
-    vmids = set(_vmids(intent)) - ({target.vmid} if target.kind in ("guest", "volume") else set())
+    vmids = set(_vmids(intent)) - ({target.vmid} if target.kind == "guest" else set())
     everyone, pools = _everyone(intent), _pools(intent)
     if not vmids and not everyone and not pools:
         return ()
