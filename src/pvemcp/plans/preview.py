@@ -9,7 +9,7 @@ from typing import Any
 
 from pvemcp.call import Intent, Target
 
-NAMED = 20
+NAMED = 500
 """Further targets that a plan names."""
 
 

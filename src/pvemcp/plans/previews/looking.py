@@ -14,8 +14,8 @@ from pvemcp.tools.render import one_line
 
 SHOWN = 120
 """Characters of a value from PVE; names, notes and tags are other people's text."""
-GUESTS = 20
-"""Guests that are named in one line."""
+GUESTS = 500
+"""Guests that are named in one line: who says yes must find the one that matters."""
 
 
 @dataclass(slots=True)

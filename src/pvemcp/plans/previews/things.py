@@ -12,7 +12,7 @@ from pvemcp.journal.subject import flat
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
 from pvemcp.plans.previews.guest import Guest, destroy, guest_in
-from pvemcp.plans.previews.looking import gaps, guests_line, line, look, value
+from pvemcp.plans.previews.looking import GUESTS, gaps, guests_line, line, look, value
 from pvemcp.plans.previews.plain import plain
 from pvemcp.plans.previews.volumes import backup_line
 from pvemcp.pve.client import Pve
@@ -21,7 +21,7 @@ from pvemcp.pve.volumes import owner
 KINDS = {"storage": "storage", "pools": "pool", "firewall": "firewall", "network": "network"}
 _LOCKS_OUT = "a wrong one can cut everybody off this host, the service too"
 SHOWN = 12
-"""Keys or entries of a thing that is deleted, or guests, that are named."""
+"""Keys or entries of a thing that is deleted that are named."""
 
 
 _REPLACED = frozenset(("/nodes/{node}/hosts",))
@@ -119,7 +119,7 @@ async def node_power(pve: Pve, intent: Intent) -> Preview:
 
 
 def _named(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = [f"{r['vmid']} {line(r.get('name', ''), 40)}".strip() for r in rows[:SHOWN]]
+    names = [f"{r['vmid']} {line(r.get('name', ''), 40)}".strip() for r in rows[:GUESTS]]
     more = len(rows) - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
