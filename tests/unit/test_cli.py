@@ -335,3 +335,8 @@ def test_a_restore_works_while_the_settings_are_broken(pvemcp: Commands, tmp_pat
     config.write_text("nonsense")
     pvemcp(*words, "restore", path, "--passphrase-file", str(phrase), "--yes")
     assert config.read_text() == 'log_level = "debug"\n'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone sees the rules")
+def test_a_service_on_loopback_has_nothing_to_guard(pvemcp: Commands) -> None:
+    assert "nothing has to guard it" in pvemcp("firewall", "status").stdout

@@ -59,6 +59,8 @@ def deny(context: click.Context, networks: tuple[str, ...]) -> None:
 def status(context: click.Context) -> int:
     """Print who may reach the service, and the rules. Exits with 1 when they do not hold."""
     found = _open(context).status()
+    if not found.where and not found.problems:
+        click.echo("The service listens on this machine alone: nothing has to guard it.")
     if found.where:
         _say(found.sources)
         click.echo(f"\nIn {found.where}:")

@@ -146,7 +146,8 @@ def apply(steps: Iterable[Step], records: Records, say: Say) -> None:
             before = f"Done before it: {', '.join(done)}. " if done else "Nothing was done before. "
             again = "Run the same command again to go on, or pvemcp setup --undo to take it back."
             fault.message = f"{step.name}: {fault.message}"
-            fault.hint = f"{fault.hint} {before}{again}".strip()
+            hint = f"{fault.hint.rstrip('.')}. " if fault.hint else ""
+            fault.hint = f"{hint}{before}{again}"
             raise
         done.append(step.name)
 
