@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_a_person_sees_a_plan_and_approves_it(pvemcp: Commands) -> None:
     shown = pvemcp("approvals", "show", id_).stdout
     assert "Plan\\x1b[2J of 105" in shown
     assert ", in 10 min\n" in shown
+    assert re.search(r", asked \S+ \S+ CET, ", pvemcp("approvals", "show", id_, TZ="CET-1").stdout)
     pvemcp("approvals", "approve", id_, answer=130)
     assert state_of(pvemcp, id_) == "waiting"
     pvemcp("approvals", "approve", id_, "--yes")

@@ -77,11 +77,13 @@ class Moment(click.ParamType[float]):
 
 
 def moment(when: float | None) -> str:
-    """Return the local time for a person, to the second. Never raises."""
+    """Return the local time for a person, to the second, with its zone: texts of PVE and plans
+    have UTC. Never raises.
+    """
     if when is None:
         return "never"
     try:
-        return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     except (ValueError, OverflowError, OSError):  # beyond the years 1 to 9999
         return "in a distant year" if when > 0 else "before all time"
 
