@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pvemcp.access.policy import Policy
-from pvemcp.call import ApiToken, Call, Effect
-from pvemcp.plans.previews import bridges
+from pvemcp.call import ApiToken, Call, Effect, Intent
+from pvemcp.plans.previews import bridges, preview
 from pvemcp.settings.policy import rules
 from tests.scenarios.rig import Caller, ToolFault, rig
 from tests.scenarios.test_approvals import refused
@@ -310,3 +310,44 @@ async def test_a_free_node_is_no_way_to_the_volumes_of_guests_on_others() -> Non
         path = f"/nodes/pve2/storage/{shared.storage}/content/{volume.volid}"
         assert "pvemcp approvals" in await refused(client, "api_destroy", path=path)
         assert volume in shared.volumes
+
+
+async def test_a_storage_that_each_node_has_concerns_the_guests_of_all() -> None:
+    async with rig("cluster") as r, r.client(policy=policy(PROD)) as client:
+        local = next(s for s in r.world.storages.values() if "rootdir" in s.content)
+        local.shared = False
+        path = f"/storage/{local.storage}"
+        there = [
+            g for g in r.world.guests.values()
+            if any(str(v).startswith(f"{local.storage}:") for v in g.config.values())
+        ]  # fmt: skip
+        assert len({g.node for g in there}) > 1
+        for guest in there:
+            guest.config["tags"] = "lab"
+        last = max(there, key=lambda g: g.node)
+        last.config["tags"] = "prod"
+        assert "rule 'prod'" in await refused(client, "api_destroy", path=path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "more", "meant"),
+    [
+        ("lvm", "pve", {}, True),
+        ("lvmthin", "data", {"volume-group": "pve"}, True),
+        ("lvmthin", "data", {"volume-group": "other"}, False),
+        ("zfs", "tank", {}, False),
+        ("directory", "usb", {}, False),
+    ],
+)
+async def test_what_a_node_stores_guests_on_is_not_removed_past_the_rules_about_them(
+    kind: str, name: str, more: dict[str, str], meant: bool
+) -> None:
+    async with rig() as r:
+        pve = r.pve.bind(Call(r.principal(), "test", {}))
+        template = f"/nodes/{{node}}/disks/{kind}/{{name}}"
+        write = Intent("DELETE", f"/nodes/pve1/disks/{kind}/{name}", Effect.DESTROY, template,
+                       {"node": "pve1", "name": name, **more}, "pve1")  # fmt: skip
+        found = await preview(pve, write)
+        assert found.confirm == name
+        assert (100 in {target.vmid for target in found.users}) is meant
+        assert ("guests with volumes there", "none seen") in found.facts or meant

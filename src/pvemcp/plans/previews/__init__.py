@@ -10,7 +10,17 @@ from pvemcp.call import Intent
 from pvemcp.errors import Fault
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
-from pvemcp.plans.previews import acts, guest, networks, pools, pruned, snapshots, things, volumes
+from pvemcp.plans.previews import (
+    acts,
+    guest,
+    networks,
+    pools,
+    pruned,
+    snapshots,
+    stores,
+    things,
+    volumes,
+)
 from pvemcp.plans.previews.elevation import elevation
 from pvemcp.plans.previews.looking import line
 from pvemcp.plans.previews.named import named
@@ -37,6 +47,7 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
         (r"POST /nodes/\{node\}/(?:qemu|lxc)", things.make),
         (r"POST /nodes/\{node\}/status", things.node_power),
         (r"(?:PUT|DELETE) /storage/\{storage\}", things.storage),
+        (r"DELETE /nodes/\{node\}/(?:disks/\w+|ceph/pool)/\{name\}", stores.disk_store),
         (r"\w+ .*/firewall/.*", things.lockout),
         (r"PUT /nodes/\{node\}/network", networks.reload),
         (r"DELETE /nodes/\{node\}/network", networks.revert),

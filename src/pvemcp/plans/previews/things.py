@@ -11,12 +11,12 @@ from pvemcp.errors import Fault
 from pvemcp.journal.subject import flat
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
-from pvemcp.plans.previews.guest import Guest, destroy, guest_in
-from pvemcp.plans.previews.looking import GUESTS, gaps, guests_line, line, look, value
+from pvemcp.plans.previews.guest import Guest, destroy
+from pvemcp.plans.previews.looking import GUESTS, gaps, line, look, value
 from pvemcp.plans.previews.plain import plain
+from pvemcp.plans.previews.stores import held, owners
 from pvemcp.plans.previews.volumes import backup_line
 from pvemcp.pve.client import Pve
-from pvemcp.pve.volumes import owner
 
 KINDS = {"storage": "storage", "pools": "pool", "firewall": "firewall", "network": "network"}
 _LOCKS_OUT = "a wrong one can cut everybody off this host, the service too"
@@ -128,60 +128,36 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
     """Show a storage's own settings, which guests have volumes on it, and which jobs use it."""
     found = await thing(pve, intent)
     name = str(intent.params.get("storage"))
-    resources = await pve.resources()
-    rows = [r for r in resources if r.get("storage") == name]
-    asked: dict[str, Any] = {"backup jobs": pve.get("/cluster/backup")}
-    if rows:
-        asked["volumes"] = pve.get(f"/nodes/{rows[0]['node']}/storage/{name}/content")
-    seen = await look(asked)
-    backups, volumes = _split(seen.rows("volumes"))
-    users, saved = _owners(volumes), _owners(backups)
-    guests = sorted({*users, *saved})
-    known = {r["vmid"]: r for r in resources if r.get("type") in ("qemu", "lxc")}
+    lies = await held(pve, {name})
+    seen = await look({"backup jobs": pve.get("/cluster/backup")})
+    backups, volumes = lies.backups, lies.volumes
+    users, saved = owners(volumes), owners(backups)
     jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
     facts = [
         ("volumes", f"{len(volumes) + len(backups)}, of them {len(backups)} backups"),
-        ("guests with volumes there", _listed(users, known)),
+        ("guests with volumes there", lies.listed(users)),
     ]
     if saved:
-        facts.append(("guests with backups there", _listed(saved, known)))
+        facts.append(("guests with backups there", lies.listed(saved)))
     if jobs:
         facts.append(("backup jobs to it", line(", ".join(jobs))))
     gone = intent.verb == "DELETE"
     away = gone or str(intent.params.get("disable")) == "1"
     lost = [
-        f"{len(owners)} guest{'s lose' if len(owners) > 1 else ' loses'} sight of their {what}"
-        for what, owners in (("volumes", users), ("backups", saved))
-        if away and owners
+        f"{len(whose)} guest{'s lose' if len(whose) > 1 else ' loses'} sight of their {what}"
+        for what, whose in (("volumes", users), ("backups", saved))
+        if away and whose
     ]
     return replace(
         found,
         target=Target("storage", name, name=name),
         facts=(*found.facts, *facts),
         lost=tuple(lost),
-        unseen=(*found.unseen, *seen.unseen),
-        state={**found.state, "guests": guests},
+        unseen=(*found.unseen, *seen.unseen, *lies.unseen),
+        state={**found.state, "guests": lies.guests},
         confirm=name if gone else "",
-        users=tuple(
-            guest_in(known[vmid]).target(protected=True) for vmid in guests if vmid in known
-        )
-        if away
-        else (),
+        users=lies.users if away else (),
     )
-
-
-def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return the names of backups, and of all other volumes."""
-    backups = [str(row.get("volid")) for row in rows if row.get("content") == "backup"]
-    return backups, [str(row.get("volid")) for row in rows if row.get("content") != "backup"]
-
-
-def _owners(volids: Sequence[str]) -> list[int]:
-    return sorted({owner(volid) for volid in volids} - {0})
-
-
-def _listed(vmids: Sequence[int], known: Mapping[int, Mapping[str, Any]]) -> str:
-    return guests_line([known.get(vmid, {"vmid": vmid}) for vmid in vmids]) or "none seen"
 
 
 _IN_PLACE = {"purge": 1}
