@@ -139,3 +139,15 @@ async def test_a_restore_over_a_container_shows_the_archive() -> None:
         (archive,) = (x for x in lines if x.startswith("from: "))
         assert " old, not verified, " in archive
         assert volids[0] in archive
+
+
+async def test_whoever_is_asked_about_a_protected_guest_sees_why() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        lines = await plan_of(client, "POST", "/nodes/pve1/qemu/111/status/shutdown")
+        assert [x for x in lines if x.startswith("protection: ")] == ["protection: on"]
+        assert "tags: lab" in lines
+        lines = await plan_of(client, "DELETE", "/nodes/pve1/qemu/111")
+        assert [x for x in lines if x.startswith(("protection: ", "tags: "))] == [
+            "tags: lab",
+            "protection: on: PVE refuses until it is switched off",
+        ]

@@ -130,7 +130,17 @@ def about(intent: Intent, guest: Guest, seen: Seen, does: str, **more: Any) -> P
         unseen=tuple(seen.unseen),
         state=state(seen),
     )
-    return replace(made, **more)
+    told = tuple(more.pop("facts", ()))
+    known = {name for name, _ in told}
+    marks = (each for each in _marks(guest, seen) if each[0] not in known)
+    return replace(made, facts=(*told, *marks), **more)
+
+
+def _marks(guest: Guest, seen: Seen) -> list[tuple[str, str]]:
+    """Return what rules of the policy look at, so that who is asked sees why."""
+    marks = [("tags", line(guest.row["tags"]))] if guest.row.get("tags") else []
+    flag = str((seen["config"] or {}).get("protection", 0)) == "1"
+    return [*marks, *([("protection", "on")] if flag else [])]
 
 
 async def destroy(pve: Pve, intent: Intent) -> Preview:
