@@ -202,6 +202,7 @@ async def test_the_same_question_is_asked_once_and_many_are_refused() -> None:
             for wait in range(30)
         ]
         assert texts[-1].startswith("limited: ")
+        assert "or the approval page" in texts[-1]
         assert len(r.approvals.all()) == 20
 
 

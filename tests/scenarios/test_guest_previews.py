@@ -69,7 +69,7 @@ async def test_a_disk_that_grows_or_moves_is_named_with_its_size() -> None:
         lines = await plan_of(client, "PUT", f"{WEB}/resize", disk="scsi0", size="+10G")
         assert f"- PUT {WEB}/resize: makes a disk of qemu/100 web01 larger" in lines
         assert disk in lines
-        assert "size: 32G -> +10G" in lines
+        assert "size: 32G -> 32G+10G" in lines
         lines = await plan_of(client, "POST", f"{WEB}/move_disk", disk="scsi0", storage="nas")
         assert f"- POST {WEB}/move_disk: moves a disk of qemu/100 web01" in lines
         assert disk in lines

@@ -160,7 +160,8 @@ class Approvals:
             raise Limited(
                 "approvals_waiting",
                 f"{waiting[0]} questions of this client wait for a person already",
-                hint="A person must answer some first: pvemcp approvals list, on the host.",
+                hint="A person must answer some first, on the host (pvemcp approvals list) or the "
+                "approval page.",
                 wait=max(waiting[1] - now, 1.0),
             )
         old = "SELECT id FROM approvals WHERE expires < ?"

@@ -36,8 +36,7 @@ async def any_guest(pve: Pve, intent: Intent) -> Preview:
     given = {k: v for k, v in intent.params.items() if k not in ("node", "vmid")}
     what = intent.path.removeprefix(guest.path).strip("/")
     disk = _disk(config, given)
-    size = disk.rsplit(" ", 1)[-1] if what == "resize" and disk.count(" ") > 1 else ""
-    changes, _ = config_changes({"size": size} if size else {}, given)
+    changes, _ = config_changes(*_sizes(disk, given))
     facts = [("state", running(seen))]
     if disk:
         facts.append(("the disk", disk))
@@ -51,6 +50,15 @@ async def any_guest(pve: Pve, intent: Intent) -> Preview:
     taker, named = given.get("target-vmid"), given.get("disk") or given.get("volume")
     lost = (f"its disk {line(named)}, which becomes one of guest {taker}",) if taker else ()
     return about(intent, guest, seen, does, changes=tuple(changes), facts=tuple(facts), lost=lost)
+
+
+def _sizes(disk: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the size that a disk has, and the arguments with the one that it gets: `32G+10G`."""
+    size = disk.rsplit(" ", 1)[-1] if "size" in given and disk.count(" ") > 1 else ""
+    if not size:
+        return {}, dict(given)
+    more = str(given["size"]).startswith("+")
+    return {"size": size}, {**given, **({"size": f"{size}{given['size']}"} if more else {})}
 
 
 def _no_template(config: Mapping[str, Any], seen: Seen) -> str:
