@@ -9,7 +9,7 @@ import pytest
 from pvemcp.access.policy import Policy
 from pvemcp.sim.world import Pool
 from tests.scenarios.picturing import write
-from tests.scenarios.rig import ERAS, Caller, ToolFault, rig
+from tests.scenarios.rig import ERAS, Caller, rig
 from tests.scenarios.test_approvals import ROOT, id_in, refused, says
 
 
@@ -357,39 +357,3 @@ async def test_what_has_no_preview_of_its_own_shows_what_stands_there_now() -> N
         assert "-> new" in text or "comment: set to new" in text
         text = await client.call("api_destroy", path="/pools/prod", dry_run=True)
         assert "LOST: " in text or "not seen: " in text
-
-
-async def test_a_person_sees_all_of_a_command_whatever_it_looks_like() -> None:
-    async with rig() as r, r.client(policy=Policy()) as client:
-        for number, command in enumerate(
-            (
-                'echo "TOKEN=" ; reboot ; echo ""',
-                "echo fine #" + "x" * 9000 + " \nreboot",
-                "echo fine" + "\n" * 500 + "reboot",
-                "echo fine" + " " * 500 + "; reboot",
-            )
-        ):
-            for tool, arguments in (
-                ("guest_exec", {"guest": 100, "command": command}),
-                ("guest_exec", {"guest": 100, "command": "sh", "stdin": command}),
-                ("api_destroy", {
-                    "method": "POST", "path": "/nodes/pve1/qemu/100/agent/exec",
-                    "params": {"command": ["sh"], "input-data": command}}),
-            ):  # fmt: skip
-                with pytest.raises(ToolFault, match="approval_needed"):
-                    await client.call(tool, **arguments)
-                text = r.approvals.all()[0].text
-                assert "reboot" in text, (number, tool)
-                assert " " * 100 not in text
-                assert "\n\n\n" not in text
-
-
-async def test_an_argument_of_several_lines_cannot_pass_as_lines_of_the_plan() -> None:
-    forged = "- POST /nodes/pve1/qemu/106/status/start: starts qemu/106"
-    async with rig() as r, r.client(policy=Policy()) as client:
-        await refused(client, "guest_exec", guest=100, command=f"reboot\n{forged}\n\tundo: yes")
-        lines = r.approvals.all()[0].text.splitlines()
-        assert f"    | {forged}" in lines
-        assert [line for line in lines if line.strip().startswith(("- POST", "undo: yes"))] == [
-            line for line in lines if "agent/exec: " in line and line.startswith("- POST")
-        ]

@@ -76,7 +76,9 @@ class Plan:
         lost = [line for one in self.previews for line in one.lost]
         told = [*self.told, *(line for one in self.previews for line in one.told())]
         does = [one.does for one in self.previews]
-        command = self.arguments.get("command")
+        params = self.arguments.get("params")
+        given = {**(params if isinstance(params, Mapping) else {}), **self.arguments}
+        command = given.get("command")
         if command and len(does) == 1:
             does = [f"{does[0]}: {' '.join(str(command).split())}"]
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,32 @@ def _target(intent: Intent) -> Target:
 async def lockout(pve: Pve, intent: Intent) -> Preview:
     """Show a firewall or network write, with what it may do to everybody."""
     found = await thing(pve, intent)
-    return replace(found, facts=(*found.facts, ("beware", _LOCKS_OUT)))
+    found = replace(found, facts=(*found.facts, ("beware", _LOCKS_OUT)))
+    if intent.verb != "POST" or intent.template != "/cluster/firewall/ipset/{name}":
+        return found
+    name = str(intent.params.get("name"))
+    drops, unseen = await _drops(pve, name)
+    lost = tuple(f"what comes from or goes to it: {rule} drops the set" for rule in drops)
+    closed = replace(found.target, protected=bool(drops or unseen))  # so that a person is asked
+    return replace(found, target=closed, lost=lost, unseen=(*found.unseen, *unseen))
+
+
+async def _drops(pve: Pve, name: str) -> tuple[list[str], list[str]]:
+    """Return the rules for all hosts that drop what is in a set, and what could not be seen."""
+    base = "/cluster/firewall"
+    groups = await look({"groups": pve.get(f"{base}/groups")})
+    paths = [f"{base}/rules"]
+    paths += [f"{base}/groups/{row['group']}" for row in groups.rows("groups")]
+    seen = await look({path: pve.get(path) for path in paths})
+    words = re.compile(rf"\+(?:dc/)?{re.escape(name)}", re.IGNORECASE)
+    drops = [
+        f"rule {row.get('pos')} of {path.rsplit('/', 1)[1]}"
+        for path in paths
+        for row in seen.rows(path)
+        if row.get("action") in ("DROP", "REJECT")
+        and any(words.fullmatch(str(row.get(side) or "")) for side in ("source", "dest"))
+    ]
+    return drops, [*groups.unseen, *seen.unseen]
 
 
 async def node_power(pve: Pve, intent: Intent) -> Preview:
