@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pvemcp.access.approvals import Person
+from pvemcp.access.elevation import Elevations
 from pvemcp.access.freeze import Freezes
 from pvemcp.access.trouble import BY
 from pvemcp.audit import Audit
 from pvemcp.call import Effect
 from pvemcp.chain import Chain
+from pvemcp.host.frames import Frame
 from pvemcp.journal.book import Book
 from pvemcp.settings.policy import rules
 from pvemcp.store import Store
@@ -296,6 +299,49 @@ def test_a_secret_in_the_reason_of_a_freeze_is_kept_nowhere(tmp_path: Path) -> N
         assert Freezes(store).all()[0].reason == "cipassword=[redacted]"
         [event] = Chain(store).told("freeze")
         assert event.about["reason"] == "cipassword=[redacted]"
+
+
+class Started:
+    """The link of a job that was started."""
+
+    async def receive(self) -> Frame:
+        return Frame("A", b'{"job": "pvemcp-job-0123456789abcdef"}')
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Late(WithJobs):
+    """A host on which something happens just while a job is started, which no list shows yet."""
+
+    meanwhile: Callable[[], object]
+
+    async def open(self, request: Mapping[str, Any]) -> Any:
+        if request["do"] != "job":
+            return await super().open(request)
+        self.meanwhile()
+        self.jobs["pvemcp-job-0123456789abcdef"] = ("nobody's yet", "read")
+        return Started()
+
+
+@pytest.mark.parametrize("what", ["freeze", "elevation"])
+async def test_a_job_that_begins_just_when_it_may_no_longer_is_ended(what: str) -> None:
+    host = Late("pve1")
+    async with web(policy=None, executor=host) as w:
+        grant, secret = w.grants.create("reader", Effect.READ)
+        w.rig.store.insert(
+            "INSERT INTO elevations VALUES (?, 'reader', 'read', 'change', 0, 9e9, 'r', '', 'a')",
+            (grant.id,),
+        )
+        host.meanwhile = {
+            "freeze": lambda: Freezes(w.rig.store).freeze("all", client="reader", by="root"),
+            "elevation": lambda: Elevations(w.rig.store).end("reader", by="root"),
+        }[what]
+        async with w.client(secret=secret) as client:
+            said = await refused(client, "job_start", command="true", effect="change")
+        assert "the job was ended" in said
+        assert host.jobs == {}
+    await host.close()
 
 
 async def test_many_jobs_at_once_are_no_more_than_a_grant_may_have() -> None:

@@ -21,9 +21,14 @@ async def end_jobs(executor: Executor, why: Callable[[Mapping[str, Any]], str]) 
     ended = []
     for row in rows:
         if row["running"] and why(row):
-            await _operation(executor, "job-stop", {"job": row["job"]})
+            await end_job(executor, row["job"])
             ended.append(str(row["job"]))
     return ended
+
+
+async def end_job(executor: Executor, job: str) -> None:
+    """Stop one job. Raises Unavailable, and the Fault of a refusal."""
+    await _operation(executor, "job-stop", {"job": job})
 
 
 async def _operation(executor: Executor, name: str, params: Mapping[str, Any]) -> str:

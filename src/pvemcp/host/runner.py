@@ -14,6 +14,7 @@ from typing import Any
 from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Principal, Step, Unplanned, Verdict
 from pvemcp.errors import Conflict, Denied, Fault, Misconfigured, NotPlanned, Unavailable
 from pvemcp.host.ended import Ended, ended_of
+from pvemcp.host.ending import end_job
 from pvemcp.host.executor import Executor
 from pvemcp.host.frames import Link
 from pvemcp.host.outputs import Outputs
@@ -275,6 +276,15 @@ class Host:
                 f"{label} is not in the plan of this call, and was not run",
                 hint="Something changed since it was planned. Repeat the call.",
             )
+
+    async def end_stopped(self, effect: Effect, job: str) -> None:
+        """End a job that was just started, if a freeze came meanwhile. Raises Denied then.
+
+        Who ends jobs after a freeze sees none that has not begun.
+        """
+        if not self.is_remote and (why := self.runner.stops(self.call.principal, effect)):
+            await end_job(self._executor, job)
+            raise Denied(f"the job was ended: {why}", hint="Only a person lets it go on.")
 
     async def open(
         self, request: Mapping[str, Any], *, effect: Effect, label: str, guarded: bool = True

@@ -55,7 +55,9 @@ async def job_start(
         frame = await _answered(link)
     if frame is None or frame.kind != "A":
         raise Unavailable("the helper did not say whether the job started", hint="See job_list.")
-    name = _told(host, json.loads(frame.payload)["job"])
+    started = str(json.loads(frame.payload)["job"])
+    await host.end_stopped(wanted, started)
+    name = _told(host, started)
     return f'{name} runs ({profile}, {host.place}); job_read(job="{name}") shows its output'
 
 
