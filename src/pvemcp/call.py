@@ -266,8 +266,8 @@ class Call:
     changes: list[Any] = field(default_factory=list, repr=False)
     """What the journal has still to close of it."""
     automatic: bool = False
-    """The service itself takes a change back that nobody has confirmed: no freeze and no ceiling
-    stands in the way."""
+    """The service itself takes back a change that nobody has confirmed, or ends a command: no
+    freeze and no ceiling stands in the way."""
     whole: str = ""
     """How what it writes is taken back as one change. Empty: every write is a change of its own."""
     told: list[str] = field(default_factory=list, repr=False)

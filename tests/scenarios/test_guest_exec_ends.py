@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from pvemcp.access.freeze import Freezes
 from pvemcp.tools import agent, posix
 from pvemcp.tools.posix import kill
 from tests.scenarios.inner import Inner
 from tests.scenarios.rig import ToolFault
-from tests.scenarios.test_guest_exec import KINDS, RUN, place, running
+from tests.scenarios.test_freeze import FREE
+from tests.scenarios.test_guest_exec import KINDS, RUN, end, place, running
+from tests.scenarios.test_guests import a_guest
 from tests.scenarios.test_host import until
+from tests.scenarios.test_http import web
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -35,6 +39,33 @@ async def test_a_cancelled_call_ends_the_whole_tree_in_the_guest(kind: str) -> N
         call.cancel()
         await asyncio.wait([call])
         await until(lambda: not running(f"sleep 414[12].{RUN}"))
+
+
+@pytest.mark.parametrize("mode", ["read-only", "all", "revoked"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_freeze_ends_what_runs_in_guests(kind: str, mode: str) -> None:
+    inner = Inner()
+    try:
+        async with web(policy=None, rules=FREE) as w, w.client() as client:
+            vmid = a_guest(w.rig, kind)
+            w.rig.world.guests[vmid].system = inner
+            w.rig.world.guests[vmid].agent_running = True
+            command = f"(setsid sleep 5151.{RUN} &) ; sleep 5152.{RUN}"
+            asked = client.call("guest_exec", guest=vmid, command=command, timeout=100)
+            call = asyncio.create_task(asked)
+            await until(lambda: running(f"sleep 5152.{RUN}"))
+            if mode == "revoked":
+                w.grants.revoke("laptop")
+            else:
+                Freezes(w.rig.store).freeze(mode, client="laptop", by="root")
+            await until(lambda: not running(f"sleep 515[12].{RUN}"))
+            said = "revoked" if mode == "revoked" else "laptop (is|are) frozen"
+            async with asyncio.timeout(20):
+                with pytest.raises(ToolFault, match=said):
+                    await call
+    finally:
+        inner.close()
+        end(f"sleep 515[12].{RUN}")
 
 
 def test_the_killer_spares_what_is_not_the_calls() -> None:

@@ -8,7 +8,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pvemcp.call import Call, Effect, Intent, Permit, PlanEnds, Principal, Step, Unplanned, Verdict
@@ -43,6 +43,10 @@ def no_cluster(node: str) -> Executor:
         f"this pvemcp runs no commands on {node}: it is not in a cluster with that node",
         hint=f"Use the pvemcp of {node}.",
     )
+
+
+class Stopped(Denied):
+    """What ran already was ended: its client is frozen, or may do less now."""
 
 
 @dataclass(slots=True)
@@ -167,8 +171,8 @@ class Host:
         mask = Unmasked if raw else self.runner.mask
         started, note = time.perf_counter(), "not started"
         try:
-            with self._stoppable(effect):
-                async with self.runner.slots.hold(self.who()["owner"]):
+            with self.stoppable(effect):
+                async with self._slot():
                     ended = await self._run(request, stdin, mask)
             note = ended.note
         except asyncio.CancelledError:
@@ -178,9 +182,21 @@ class Host:
             self.note(label, effect, Verdict.ALLOW, started, note)
         return ended
 
+    def automatic(self) -> Host:
+        """Return this host for what the service itself must end: no freeze stands in its way."""
+        call = replace(self.call, automatic=True, license=Unplanned())
+        return Host(self.runner, call, self._executor)
+
+    def _slot(self) -> contextlib.AbstractAsyncContextManager[None]:
+        automatic, owner = self.call.automatic, self.who()["owner"]
+        return contextlib.nullcontext() if automatic else self.runner.slots.hold(owner)
+
     @contextlib.contextmanager
-    def _stoppable(self, effect: Effect) -> Iterator[None]:
-        """Let `Runner.cut` end what is awaited in the block. Raises Denied then."""
+    def stoppable(self, effect: Effect) -> Iterator[None]:
+        """Let `Runner.cut` end what is awaited in the block. Raises Stopped then."""
+        if self.call.automatic:
+            yield
+            return
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a command runs in a task")
@@ -192,7 +208,7 @@ class Host:
             if (why := cut.get(task)) is None:
                 raise
             task.uncancel()
-            raise Denied(
+            raise Stopped(
                 f"the command was ended: {why}", hint="Only a person lets it go on."
             ) from None
         finally:

@@ -13,11 +13,12 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from pvemcp.errors import Conflict, Fault, Invalid, Unavailable, Uncertain
+from pvemcp.call import Effect
+from pvemcp.errors import Conflict, Denied, Fault, Invalid, Unavailable, Uncertain
 from pvemcp.host.ended import Ended
 from pvemcp.host.runner import Host
 from pvemcp.host.transcript import Transcript, Unmasked
@@ -84,7 +85,8 @@ class Vm:
     ) -> Ended:
         """Run a command of `speaks` to its end.
 
-        At the time limit, or when cancelled, it is killed with all that it has started.
+        At the time limit, when cancelled or when its client is frozen, it is killed with all that
+        it has started.
         """
         if len(stdin) > INPUT_LIMIT:
             raise Invalid(
@@ -95,10 +97,13 @@ class Vm:
         # A task of its own: when the call is cancelled now, there may be something to kill.
         starting = asyncio.create_task(self._start(argv, stdin))
         try:
-            pid = await asyncio.shield(starting)
-            return await self._follow(pid, started, timeout, speaks)
-        except asyncio.CancelledError:
-            in_background(self._give_up(starting, speaks), self.pve.call.id)
+            with self.host.stoppable(Effect.DESTROY):
+                pid = await asyncio.shield(starting)
+                return await self._follow(pid, started, timeout, speaks)
+        except (asyncio.CancelledError, Denied):
+            refused = starting.done() and (starting.cancelled() or starting.exception())
+            if not refused:
+                in_background(self._give_up(starting, speaks), self.pve.call.id)
             raise
 
     async def _start(self, argv: list[str], stdin: bytes) -> int:
@@ -172,7 +177,7 @@ class Vm:
         )
 
     async def _at_limit(self, pid: int, seconds: float, speaks: ModuleType) -> Ended:
-        sure = await self.kill(speaks, pid)
+        sure = await self._automatic().kill(speaks, pid)
         status: Mapping[str, Any] | None = None
         with contextlib.suppress(Fault):
             for _ in range(_LATE):
@@ -186,11 +191,15 @@ class Vm:
         pid = 0
         with contextlib.suppress(Fault):
             pid = await starting
-        if not await self.kill(speaks, pid):
+        if not await self._automatic().kill(speaks, pid):
             logger.warning(
                 "call %s was cancelled, and %s has not confirmed the end of its command (pid %d)",
                 self.pve.call.id, self.guest, pid,
             )  # fmt: skip
+
+    def _automatic(self) -> Vm:
+        """Return this VM for what the service must end itself: no freeze stands in its way."""
+        return replace(self, pve=self.pve.of(self.host.automatic().call))
 
     async def kill(self, speaks: ModuleType, pid: int) -> bool:
         """Kill the call's command and what it has started; tell whether the guest confirms it."""

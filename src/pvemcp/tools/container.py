@@ -13,7 +13,7 @@ from typing import Any
 from pvemcp.call import Effect
 from pvemcp.errors import Denied, Fault, Unavailable
 from pvemcp.host.ended import Ended
-from pvemcp.host.runner import Host
+from pvemcp.host.runner import Host, Stopped
 from pvemcp.pve.client import Pve
 from pvemcp.tools import posix
 from pvemcp.tools.agent import KILL_SECONDS, in_background
@@ -98,7 +98,8 @@ class Container:
     ) -> Ended:
         """Run a command of posix.py to its end; `reads` says what one of its `read` was made of.
 
-        At the time limit, or when cancelled, it is killed with all that it has started.
+        At the time limit, when cancelled or when its client is frozen, it is killed with all that
+        it has started.
         """
         seconds = min(timeout + _SLACK, LONGEST)
         work = self._enter(argv, stdin=stdin, timeout=seconds, effect=effect, raw=raw, reads=reads)
@@ -111,8 +112,11 @@ class Container:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait((entering,), timeout=1)  # its step belongs to the call
             raise
+        except Stopped:
+            in_background(self._give_up(effect), self.pve.call.id)
+            raise
         except Unavailable:
-            await self.kill(effect)
+            await self._automatic().kill(effect)
             raise
         if ended.code == REFUSED and (said := _refusal(ended)):
             raise Denied(said, hint="If the command did not say so itself, nothing was done.")
@@ -123,7 +127,7 @@ class Container:
         await asyncio.wait((entering,), timeout=timeout)
         if entering.done() and not entering.result().why:
             return entering.result()
-        sure = await self.kill(effect)
+        sure = await self._automatic().kill(effect)
         ended = await entering
         if ended.why not in {"", "timeout"}:
             return ended
@@ -148,11 +152,15 @@ class Container:
         )
 
     async def _give_up(self, effect: Effect) -> None:
-        if not await self.kill(effect):
+        if not await self._automatic().kill(effect):
             logger.warning(
                 "call %s was cancelled, and %s has not confirmed the end of its command",
                 self.pve.call.id, self.guest,
             )  # fmt: skip
+
+    def _automatic(self) -> Container:
+        """Return it for what the service must end itself: no freeze stands in its way."""
+        return replace(self, host=self.host.automatic())
 
     async def kill(self, effect: Effect) -> bool:
         """Kill the call's command and what it has started: ending `pct exec` does not do it.
