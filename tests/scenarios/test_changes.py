@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -252,3 +253,22 @@ class Files:
     def write(self, path: str, content: bytes) -> None:
         """Take the content of a file."""
         self.content[path] = content
+
+
+async def test_a_migration_that_ha_makes_later_can_be_taken_back() -> None:
+    async with rig("cluster", progress="manual") as r, r.client() as client:
+        guest, path = r.world.guests[105], "/nodes/pve1/qemu/105/migrate"
+        params = {"target": "pve2", "online": 1}
+        moving = asyncio.create_task(
+            client.call("api_change", method="POST", path=path, params=params)
+        )
+        r.world.tasks.finish(await r.until_running())
+        await moving
+        (change,) = changes(r)
+        assert (guest.node, change.recipe.why_not) == ("pve1", "")
+        r.world.clock.advance(10)
+        r.world.tasks.settle()
+        r.world.tasks.finish(await r.until_running())
+        assert guest.node == "pve2"
+        back = "POST /nodes/pve2/qemu/105/migrate"
+        assert back in await client.call("change_undo", change=change.id, dry_run=True)

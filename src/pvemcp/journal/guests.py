@@ -169,14 +169,17 @@ def _place_reader(path: str, params: Mapping[str, Any]) -> Reader:
             there = path.replace(f"/nodes/{params['node']}/", f"/nodes/{node}/", 1)
             found = await absent_or(pve, f"{there}/status/current") if node else None
             if found:
-                return {"node": str(node), "power": str(found.get("status"))}
+                ha = {"ha": True} if (found.get("ha") or {}).get("managed") else {}
+                return {"node": str(node), "power": str(found.get("status")), **ha}
         return {}
 
     return read
 
 
 def _migrated(facts: Facts) -> Recipe:
-    source, here = facts.before.get("node"), facts.after.get("node")
+    source, here, keys = facts.before.get("node"), facts.after.get("node"), ("node",)
+    if source == here and facts.after.get("ha"):
+        here, keys = facts.text("target"), ("ha",)  # HA was told, and moves it a little later
     if not source or not here or source == here:
         return never("the guest is where it was")
     kind = facts.guest.split("/")[3]
@@ -186,7 +189,7 @@ def _migrated(facts: Facts) -> Recipe:
     if facts.flag("with-local-disks"):
         values["with-local-disks"] = 1
     path = facts.guest.replace(f"/nodes/{source}/", f"/nodes/{here}/", 1)
-    return Recipe((Request("POST", f"{path}/migrate", values),), keys=("node",))
+    return Recipe((Request("POST", f"{path}/migrate", values),), keys=keys)
 
 
 def _moved(facts: Facts) -> Recipe:
