@@ -1,13 +1,18 @@
-"""Backups of another host, another cluster or another pvemcp, and what they may not bring."""
+"""Backups of another host, another cluster or another time, and what they may not bring."""
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pvemcp.access.approvals import Approvals
+from pvemcp.access.elevation import Elevations
+from pvemcp.access.freeze import Freezes
 from pvemcp.access.grants import Grants
 from pvemcp.access.shared import SharedClients, encode, parse
 from pvemcp.errors import Invalid, Misconfigured
@@ -125,3 +130,43 @@ def test_a_lost_list_of_the_cluster_comes_back_and_that_of_another_is_replaced(
         assert found.serial == serial
         assert [client.token_id for client in found.clients] == ["pvemcp@pve!shared.2"]
         assert names(file.parents[1]) == ["laptop", "shared"]
+
+
+def power(root: Path) -> tuple[list[Any], ...]:
+    """Return who is elevated, what is frozen, which approvals may be used, and what waits."""
+    with Store(root / "state") as store:
+        return (
+            [each.client for each in Elevations(store).all()],
+            [(each.client, each.mode) for each in Freezes(store).all()],
+            [each.id for each in Approvals(store).all()],
+            store.rows("SELECT change FROM commits WHERE state = 'waiting'"),
+        )
+
+
+def test_what_was_allowed_for_a_while_is_over_and_what_is_frozen_now_stays(
+    own: Installation, tmp_path: Path
+) -> None:
+    with Store(own.root / "state") as store:
+        later = time.time() + 3000
+        for state in ("waiting", "approved"):
+            store.write(
+                "INSERT INTO approvals VALUES (?, x'00', 'g', 'laptop', '', '', 't', '{}', 'c', ?, "
+                "0, ?, 'any', 1, '', 'r', ?, '')",
+                (f"ap-{state}", '{"text": "", "writes": []}', later, state),
+            )
+        store.write(
+            "INSERT INTO elevations VALUES ('g', 'laptop', 'read', 'destroy', 0, ?, 'r', '', 'a')",
+            (later,),
+        )
+        store.write("INSERT INTO commits VALUES ('ch-1', 'network', 1, 1, 0, 'waiting')")
+        Freezes(store).freeze("read-only", client="laptop", by="root")
+    path = own.backup(tmp_path)
+    elevated, frozen, usable, waits = power(own.root)
+    assert (len(elevated), len(frozen), len(usable), len(waits)) == (1, 1, 2, 1)
+    with Store(own.root / "state") as store:
+        Freezes(store).thaw(client="laptop", by="root")
+        Freezes(store).freeze("all", by="root", reason="since the backup")
+    put_back(own, path)
+    assert power(own.root) == ([], [("", "all")], [], [])
+    put_back(own, path, tmp_path / "elsewhere")
+    assert power(tmp_path / "elsewhere") == ([], [("laptop", "read-only")], [], [])
