@@ -272,3 +272,19 @@ async def test_a_migration_that_ha_makes_later_can_be_taken_back() -> None:
         assert guest.node == "pve2"
         back = "POST /nodes/pve2/qemu/105/migrate"
         assert back in await client.call("change_undo", change=change.id, dry_run=True)
+
+
+async def test_a_stop_that_ha_makes_later_can_be_taken_back() -> None:
+    async with rig("cluster", progress="manual") as r, r.client() as client:
+        guest, path = r.world.guests[105], "/nodes/pve1/qemu/105/status/stop"
+        stopping = asyncio.create_task(client.call("api_destroy", method="POST", path=path))
+        r.world.tasks.finish(await r.until_running())
+        await stopping
+        (change,) = changes(r)
+        ran = [guest.running]
+        r.world.clock.advance(10)
+        r.world.tasks.settle()
+        r.world.tasks.finish(await r.until_running())
+        assert [*ran, guest.running] == [True, False]
+        back = "POST /nodes/pve1/qemu/105/status/start"
+        assert back in await client.call("change_undo", change=change.id, dry_run=True)

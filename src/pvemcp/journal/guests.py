@@ -70,13 +70,19 @@ def _never(facts: Facts) -> Recipe:
 # Power ------------------------------------------------------------------------------------------
 
 
+def _watched(status: Mapping[str, Any]) -> State:
+    """Note that HA watches a guest: it is told, and does what was asked a little later."""
+    return {"ha": True} if (status.get("ha") or {}).get("managed") else {}
+
+
 def _power_reader(path: str) -> Reader:
     async def read(pve: Pve) -> State:
         found = await absent_or(pve, f"{path}/status/current")
         if not found:
             return {}
         paused = found.get("qmpstatus") in ("paused", "suspended")
-        state: State = {"power": "paused" if paused else str(found.get("status"))}
+        power = "paused" if paused else str(found.get("status"))
+        state: State = {"power": power, **_watched(found)}
         config = await config_reader(path)(pve)
         waiting = [n.removesuffix(PENDING) for n in config if n.endswith(PENDING)]
         return {**state, **({"waiting": waiting} if waiting else {})}
@@ -93,10 +99,17 @@ _POWER: Mapping[tuple[str, str], tuple[str, str]] = {
 }
 
 
+_WANTED = {"stop": "stopped", "shutdown": "stopped", "start": "running"}
+"""What HA is told to make of a guest."""
+
+
 def _power(facts: Facts) -> Recipe:
     if facts.template.endswith(("/reboot", "/reset")):
         return _never(facts)
-    change = (str(facts.before.get("power")), str(facts.after.get("power")))
+    change, keys = (str(facts.before.get("power")), str(facts.after.get("power"))), ("power",)
+    if change[0] == change[1] and facts.after.get("ha"):
+        wanted = _WANTED.get(facts.template.rsplit("/", 1)[1], change[1])
+        change, keys = (change[0], wanted), ("ha",)
     action, lost = _POWER.get(change, ("", ""))
     if not action:
         return never("its power state did not change")
@@ -106,7 +119,7 @@ def _power(facts: Facts) -> Recipe:
     if (waited := facts.before.get("waiting")) and not facts.after.get("waiting"):
         all_lost.append(f"what waited for the next start counts now: {', '.join(waited)}")
     request = Request("POST", f"{facts.guest}/status/{action}")
-    return Recipe((request,), tuple(all_lost), keys=("power",))
+    return Recipe((request,), tuple(all_lost), keys=keys)
 
 
 # Snapshots --------------------------------------------------------------------------------------
@@ -169,8 +182,7 @@ def _place_reader(path: str, params: Mapping[str, Any]) -> Reader:
             there = path.replace(f"/nodes/{params['node']}/", f"/nodes/{node}/", 1)
             found = await absent_or(pve, f"{there}/status/current") if node else None
             if found:
-                ha = {"ha": True} if (found.get("ha") or {}).get("managed") else {}
-                return {"node": str(node), "power": str(found.get("status")), **ha}
+                return {"node": str(node), "power": str(found.get("status")), **_watched(found)}
         return {}
 
     return read
@@ -179,7 +191,7 @@ def _place_reader(path: str, params: Mapping[str, Any]) -> Reader:
 def _migrated(facts: Facts) -> Recipe:
     source, here, keys = facts.before.get("node"), facts.after.get("node"), ("node",)
     if source == here and facts.after.get("ha"):
-        here, keys = facts.text("target"), ("ha",)  # HA was told, and moves it a little later
+        here, keys = facts.text("target"), ("ha",)
     if not source or not here or source == here:
         return never("the guest is where it was")
     kind = facts.guest.split("/")[3]
