@@ -282,6 +282,10 @@ async def test_a_pool_shows_its_members_from_what_to_what() -> None:
         lines = await plan_of(client, "DELETE", "/pools", **pool)
         assert f"vms: {now}" in lines
         assert "LOST: the pool prod as it is above" in lines
+        r.world.backup_jobs["nightly"] |= {"pool": "prod"}
+        told = "backup jobs of its guests: nightly"
+        assert told in await plan_of(client, "DELETE", "/pools", **pool)
+        assert told in await plan_of(client, "PUT", "/pools", **pool, vms=first, delete=1)
 
 
 async def test_what_a_set_or_a_group_holds_is_shown_before_it_is_deleted() -> None:

@@ -18,16 +18,23 @@ async def pool(pve: Pve, intent: Intent) -> Preview:
     """Show a pool's notes and members from what to what; all of it when the pool is deleted."""
     name = str(intent.params.get("poolid"))
     base = replace(await plain(pve, intent), target=Target("pool", intent.path))
-    seen = await look({"what is there now": pve.get("/pools", poolid=name)})
+    seen = await look({
+        "what is there now": pve.get("/pools", poolid=name),
+        "backup jobs": pve.get("/cluster/backup"),
+    })  # fmt: skip
     base = replace(base, unseen=(*base.unseen, *seen.unseen))
     rows = seen.rows("what is there now")
     if not rows:
         return base
     now = _settings(rows[0])
-    base = replace(base, state=now)
+    jobs = [str(row.get("id")) for row in seen.rows("backup jobs") if row.get("pool") == name]
+    backed = (("backup jobs of its guests", line(", ".join(jobs))),) if jobs else ()
+    base = replace(base, state=now, facts=backed)
     if intent.verb == "DELETE":
         facts = tuple((key, value(key, text)) for key, text in now.items())
-        return replace(base, facts=facts, lost=(f"the pool {line(name)} as it is above",))
+        return replace(
+            base, facts=(*facts, *backed), lost=(f"the pool {line(name)} as it is above",)
+        )
     changes, _ = config_changes(now, _after(now, intent.params))
     return replace(base, changes=tuple(changes))
 
