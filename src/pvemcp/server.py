@@ -49,7 +49,7 @@ from pvemcp.opening import TASKS, Context, declares_tasks, opened
 from pvemcp.pve.client import Pve, PveClient
 from pvemcp.pve.tasks import Upid, peek
 from pvemcp.recording import recorded
-from pvemcp.tools.registry import BY_NAME, listing
+from pvemcp.tools.registry import ASKED, BY_NAME, listing
 from pvemcp.tools.tasks import ending
 from pvemcp.tools.tool import COMMON, Started, Tool
 from pvemcp.unseen import clean
@@ -132,7 +132,12 @@ def build(service: Service) -> tuple[Server[Any], ListenHandler]:
     async def list_tools(ctx: Context, _: PaginatedRequestParams | None) -> Any:
         who, policy = service.principal(ctx), service.gate.policy
         held = await service.pve.bind(Call(who, "tools/list", {})).held()
-        tools = listing(policy.ceiling(who), elevates=policy.raises(who), held=held)
+        tools = listing(
+            policy.ceiling(who),
+            elevates=policy.raises(who),
+            held=held,
+            unasked=policy.unasked(who, ASKED),
+        )
         return {"resultType": COMPLETE, "tools": tools}
 
     async def on_call(ctx: Context, params: CallToolRequestParams) -> Any:

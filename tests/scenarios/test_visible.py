@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pvemcp.access.policy import Policy
+from pvemcp.settings.policy import rules
 from tests.scenarios.rig import ERAS, Caller, ToolFault, rig
 
 
@@ -32,6 +34,24 @@ async def test_tools_of_the_host_need_a_right_on_some_node() -> None:
             names = await listed(client)
         assert "guest_power" in names
         assert not {name for name in names if name.startswith(("host_", "shell_", "job_"))}
+
+
+async def test_a_client_is_told_to_ask_before_what_no_rule_allows() -> None:
+    free = {"name": "lab", "verdict": "allow", "tool": "guest_*", "client": "tester", "tag": "lab"}
+    async with rig() as r:
+        asked = {"api_destroy", "guest_exec", "guest_file_write"}
+        for rule, expected in (
+            ({}, asked),
+            (free, {"api_destroy"}),
+            (free | {"effect": "change"}, asked),
+            (free | {"client": "other"}, asked),
+            (free | {"verdict": "ask"}, asked),
+        ):
+            given = Policy(rules("policy", [rule] if rule else []))
+            async with r.client(policy=given) as client:
+                tools = (await client.mcp.list_tools()).tools
+            key = "anthropic/requiresUserInteraction"
+            assert {t.name for t in tools if (t.meta or {}).get(key)} == expected, rule
 
 
 async def test_while_pve_does_not_answer_everything_is_listed() -> None:

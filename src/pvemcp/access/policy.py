@@ -7,7 +7,7 @@ is known, with everything about it: it allows, denies, or wants a person to be a
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -194,6 +194,17 @@ class Policy:
         """Whether a caller's ceiling can be raised."""
         can = self.elevations is not None and self.elevations.most > 0
         return can and who.ceiling < Effect.DESTROY
+
+    def unasked(self, who: Principal, tools: Iterable[str]) -> frozenset[str]:
+        """Return which of these tools may destroy something unasked: a rule allows it."""
+        allowing = [
+            rule
+            for rule in self.rules
+            if rule.verdict == "allow"
+            and (not rule.effect or "destroy" in rule.effect)
+            and named(rule.client, who.name)
+        ]
+        return frozenset(tool for tool in tools if any(named(r.tool, tool) for r in allowing))
 
     def raising(self, call: Call) -> Raising:
         """Return what raises the ceiling of a call's client. Raises Denied when nothing can."""

@@ -63,19 +63,26 @@ TOOLS: tuple[Tool, ...] = (
     elevate.elevate,
 )
 
-_ASKING = (api.api_destroy, elevate.elevate)
+_ASKED = (api.api_destroy, guest_exec.guest_exec, guest_files.guest_file_write)
+"""Of these every call destroys, or may: the policy asks a person, where no rule allows them."""
+ASKED = tuple(tool.name for tool in _ASKED)
 
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
 
 @cache
 def listing(
-    ceiling: Effect, *, elevates: bool = True, held: frozenset[str] | None = None
+    ceiling: Effect,
+    *,
+    elevates: bool = True,
+    held: frozenset[str] | None = None,
+    unasked: frozenset[str] = frozenset(),
 ) -> list[dict[str, Any]]:
     """Return tools/list entries for a caller with this ceiling; the others are not listed.
 
     The hints say what the tool can do for this caller. `elevates`: its ceiling can be raised.
     `held`: the privileges that its PVE token has anywhere; None: nobody knows, so all count.
+    `unasked`: the names of those in ASKED of which the policy lets some call through.
     """
     listed = [
         tool
@@ -86,12 +93,16 @@ def listing(
     if not elevates:
         listed.remove(elevate.elevate)
     return [
-        _entry(tool, tool.reach if tool is elevate.elevate else min(tool.reach, ceiling))
+        _entry(
+            tool,
+            tool.reach if tool is elevate.elevate else min(tool.reach, ceiling),
+            asked=tool is elevate.elevate or (tool in _ASKED and tool.name not in unasked),
+        )
         for tool in listed
     ]
 
 
-def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
+def _entry(tool: Tool, reach: Effect, *, asked: bool) -> dict[str, Any]:
     read = reach is Effect.READ
     hints: dict[str, bool] = {"readOnlyHint": read, "openWorldHint": False}
     if not read:
@@ -103,6 +114,6 @@ def _entry(tool: Tool, reach: Effect) -> dict[str, Any]:
         "annotations": hints,
     }
     meta = {"anthropic/alwaysLoad": True} if tool.always else {}
-    if tool in _ASKING:  # Claude Code then asks its user each time, whatever is allowed
+    if asked:  # Claude Code then asks its user each time, whatever is allowed
         meta["anthropic/requiresUserInteraction"] = True
     return {**entry, "_meta": meta} if meta else entry
