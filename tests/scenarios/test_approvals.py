@@ -305,3 +305,13 @@ async def test_an_approval_covers_no_more_than_the_policy_wanted_when_it_was_ask
                 assert "the policy wants more" in text
                 assert r.world.guests[100].running
                 assert id_in(await refused(client, "guest_power", **stop)) != id_
+
+
+async def test_nobody_is_asked_about_a_guest_that_is_not_there() -> None:
+    async with rig("cluster") as r, r.client(policy=Policy()) as client:
+        one = next(g for g in r.world.guests.values() if g.type == "qemu" and g.node == "pve1")
+        for path in ("/nodes/pve1/qemu/999", f"/nodes/pve1/lxc/{one.vmid}"):
+            text = await refused(client, "api_destroy", path=path)
+            assert text.startswith("not_found: "), (path, text)
+        await refused(client, "api_destroy", path=f"/nodes/pve2/qemu/{one.vmid}")
+        assert r.approvals.all() == []

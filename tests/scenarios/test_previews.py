@@ -60,8 +60,10 @@ async def test_a_guest_without_a_backup_says_so() -> None:
 
 
 async def test_a_guest_that_is_not_listed_is_in_an_unknown_state() -> None:
-    async with rig() as r, r.client(policy=Policy()) as client:
-        text = await client.call("api_destroy", path="/nodes/pve1/qemu/999", dry_run=True)
+    async with rig() as r:
+        token = r.world.token("blind@pve", roles={"/": "PVEDatastoreUser"})
+        async with r.client(policy=Policy(), token=token) as client:
+            text = await client.call("api_destroy", path="/nodes/pve1/qemu/106", dry_run=True)
         assert "state: unknown" in text
         assert "not seen: config: " in text
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from pvemcp.call import Intent
-from pvemcp.errors import Fault
+from pvemcp.errors import Fault, Missing
 from pvemcp.journal.undoable import promise
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews import (
@@ -62,7 +62,10 @@ _BY_METHOD: tuple[tuple[re.Pattern[str], Maker], ...] = tuple(
 
 
 async def preview(pve: Pve, intent: Intent) -> Preview:
-    """Look up what an intent means. Never raises a Fault: what cannot be seen is `unseen`."""
+    """Look up what an intent means. What cannot be seen is `unseen`.
+
+    Raises Missing where PVE says that the target is not there: nobody need be asked about it.
+    """
     method = f"{intent.verb} {intent.template}"
     maker = next((maker for pattern, maker in _BY_METHOD if pattern.fullmatch(method)), plain)
     try:
@@ -70,6 +73,8 @@ async def preview(pve: Pve, intent: Intent) -> Preview:
         said = promise(intent.verb, intent.template, intent.params).text
         undo = pve.call.whole or made.undo or said
         made = replace(made, undo=undo)
+    except Missing:
+        raise
     except Fault as fault:
         found = await plain(pve, intent)
         made = Preview(

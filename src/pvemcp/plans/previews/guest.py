@@ -84,12 +84,16 @@ async def guest_of(pve: Pve, intent: Intent) -> Guest:
 
 
 async def basics(pve: Pve, guest: Guest, **more: Awaitable[Any]) -> Seen:
-    """Look up status and config of a guest, and whatever else is given, at once."""
-    return await look({
+    """Look up status and config of a guest, and whatever else is given, at once.
+
+    Raises Missing where there is no such guest on that node, or it is of the other kind.
+    """
+    asked = {
         "status": pve.get(f"{guest.path}/status/current"),
         "config": pve.get(f"{guest.path}/config"),
         **more,
-    })  # fmt: skip
+    }
+    return await look(asked, must="config")
 
 
 def protected(seen: Seen) -> bool:
@@ -158,7 +162,7 @@ async def destroy(pve: Pve, intent: Intent) -> Preview:
         asked["firewall"] = pve.get(f"{guest.path}/firewall/rules")
     if is_running:
         asked["addresses"] = addresses(pve, Located(guest.vmid, "", guest.kind, guest.node))
-    seen = await look(asked)
+    seen = await look(asked, must="config")
     config = seen["config"] or {}
     left = REQUESTS - 1 - len(asked)  # the list of resources is the first
     clones, blind = await holders(pve, guest.vmid, config, left)

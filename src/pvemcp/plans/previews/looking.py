@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pvemcp.errors import Fault
+from pvemcp.errors import Fault, Missing
 from pvemcp.pve.client import Pve
 from pvemcp.redaction import redact
 from pvemcp.tools.render import one_line
@@ -34,11 +34,16 @@ class Seen:
         return rows
 
 
-async def look(asked: Mapping[str, Awaitable[Any]]) -> Seen:
-    """Ask for everything at once. What PVE refuses is `unseen`, with PVE's reason in one line."""
+async def look(asked: Mapping[str, Awaitable[Any]], *, must: str = "") -> Seen:
+    """Ask for everything at once. What PVE refuses is `unseen`, with PVE's reason in one line.
+
+    Raises Missing where what `must` be there is not: PVE would refuse the write, too.
+    """
     answers = await asyncio.gather(*asked.values(), return_exceptions=True)
     seen = Seen()
     for name, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, Missing) and name == must:
+            raise answer
         if isinstance(answer, Fault):
             seen.unseen.append(f"{name}: {line(answer.message)}")
         elif isinstance(answer, BaseException):
