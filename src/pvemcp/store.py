@@ -12,6 +12,7 @@ import secrets
 import shlex
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from pvemcp.migrations import MIGRATIONS
 FILE = "pvemcp.db"
 BUSY_MS = 1000
 """How long a statement waits for another process (the command line writes for microseconds)."""
+OPENING_MS = 10_000
+"""The same while it is opened: another process may just be making or migrating it."""
 KEY_BYTES = 32
 
 
@@ -146,11 +149,13 @@ class Store:
 
     def _open(self) -> None:
         with translated(self.path):
+            self._db.execute(f"PRAGMA busy_timeout = {OPENING_MS}")
             self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts in a file that is new
-            self._db.execute("PRAGMA journal_mode = WAL")
+            _use_wal(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA secure_delete = ON")  # a revoked grant's PVE token is wiped
             migrate(self._db, self.path)
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     def _require_version(self) -> None:
         with translated(self.path):
@@ -161,6 +166,20 @@ class Store:
                 hint="An older one is brought up to date when the service starts; a newer one "
                 "needs the pvemcp that wrote it.",
             )
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Set the journal mode; where others set it too, SQLite says busy at once, without waiting."""
+    until = time.monotonic() + OPENING_MS / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:

@@ -144,12 +144,15 @@ def test_two_processes_get_the_same_key(tmp_path: Path) -> None:
 
 
 def test_many_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
-    def open_and_read(_: int) -> bytes:
-        with Store(tmp_path) as store:
+    def open_and_read(folder: Path) -> bytes:
+        with Store(folder) as store:
             return store.key("k")
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(open_and_read, range(16)))) == 1
+        for number in range(30):
+            folder = tmp_path / str(number)
+            folder.mkdir(mode=0o700)
+            assert len(set(pool.map(open_and_read, [folder] * 16))) == 1
 
 
 def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
