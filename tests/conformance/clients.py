@@ -59,7 +59,7 @@ def destroy(service: Running) -> list[str]:
             "stopped": _call(service, era, "guest_get", guest=vmid),
             "Approved": _approve(service, id_, str(vmid)),
             "OK": _call(service, era, "api_destroy", path=path, approval=id_),
-            "was used already": _call(service, era, "api_destroy", path=path, approval=id_),
+            "does not exist": _call(service, era, "api_destroy", path=path, approval=id_),
             "not_found": _call(service, era, "guest_get", guest=vmid),
         }
         passed = all(expected in said for expected, said in heard.items())

@@ -315,3 +315,14 @@ async def test_nobody_is_asked_about_a_guest_that_is_not_there() -> None:
             assert text.startswith("not_found: "), (path, text)
         await refused(client, "api_destroy", path=f"/nodes/pve2/qemu/{one.vmid}")
         assert r.approvals.all() == []
+
+
+async def test_a_client_reads_why_a_person_said_no() -> None:
+    async with rig() as r, r.client(policy=Policy()) as client:
+        call = {"path": "/nodes/pve1/qemu/106"}
+        id_ = id_in(await refused(client, "api_destroy", **call))
+        r.approvals.deny(id_, ROOT, reason="take 109, its password=hunter2hunter2 is known")
+        text = await refused(client, "api_destroy", **call, approval=id_)
+        assert "was refused by a person, who says: take 109" in text
+        assert "hunter2" not in text
+        assert 106 in r.world.guests

@@ -32,12 +32,17 @@ async def test_a_client_finds_its_calls_with_what_they_wrote(era: str) -> None:
         )
 
 
-async def test_only_who_may_change_pve_sees_calls_of_others() -> None:
+@pytest.mark.parametrize(
+    ("role", "ceiling"),
+    [("PVEAuditor", Effect.DESTROY), ("Administrator", Effect.CHANGE)],
+    ids=["token", "ceiling"],
+)
+async def test_only_who_may_change_pve_sees_calls_of_others(role: str, ceiling: Effect) -> None:
     async with web() as w:
         async with w.client() as admin:
             await admin.call("guest_get", guest=106)
-        poor = w.rig.world.token("poor@pve", roles={"/": "PVEAuditor"})
-        _, secret = w.grants.create("poor", Effect.READ, token=ApiToken(*poor))
+        poor = w.rig.world.token("poor@pve", roles={"/": role})
+        _, secret = w.grants.create("poor", ceiling, token=ApiToken(*poor))
         async with w.client(secret=secret) as client:
             await client.call("api_read", path="/version")
             own = await client.call("audit_search")

@@ -359,5 +359,8 @@ def _unusable(found: Approval) -> str:
             return "still waits for a person"
         case "used":
             return f"was used already, by the call {found.used_by}"
+        case "denied":
+            said = found.decisions[-1].reason if found.decisions else ""
+            return f"was refused by a person{f', who says: {said}' if said else ''}"
         case state:
-            return {"denied": "was refused by a person"}.get(state, f"is {state}")
+            return f"is {state}"

@@ -94,7 +94,7 @@ def approve(context: click.Context, id: str, confirm: str | None, reason: str, y
 
 @approvals.command()
 @click.argument("id")
-@click.option("--reason", default="", metavar="TEXT", help="Why; the audit keeps it.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; the client and the audit see it.")
 @click.pass_context
 def deny(context: click.Context, id: str, reason: str) -> None:
     """Say no to a plan. An approved one that was not used yet can be denied, too."""

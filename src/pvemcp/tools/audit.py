@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pvemcp.audit import Audit, Entry
+from pvemcp.call import Effect
 from pvemcp.chain import Event
 from pvemcp.errors import Fault
 from pvemcp.pve.client import Pve
@@ -55,6 +56,12 @@ async def audit_search(
 
 
 async def administers(pve: Pve) -> bool:
+    """Whether the caller sees what all clients did.
+
+    Several grants may have one PVE token, so that the ceiling counts, too.
+    """
+    if pve.call.principal.ceiling < Effect.DESTROY:
+        return False
     path, privilege = ADMINISTERS
     try:
         found = await pve.permissions(path)
