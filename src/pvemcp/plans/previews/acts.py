@@ -8,7 +8,7 @@ from typing import Any
 from pvemcp.call import Intent
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
-from pvemcp.plans.previews.guest import Guest, about, basics, guest_of, running
+from pvemcp.plans.previews.guest import Guest, about, basics, guest_of, running, runs
 from pvemcp.plans.previews.looking import Seen, line
 from pvemcp.plans.previews.volumes import disks
 from pvemcp.pve.client import Pve
@@ -63,8 +63,7 @@ def _sizes(disk: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 def _no_template(config: Mapping[str, Any], seen: Seen) -> str:
     """Say why PVE would not make a template. A guest has snapshots if it stands on one."""
-    runs = (seen["status"] or {}).get("status") == "running"
-    why = ["it runs: stop it first"] if runs else []
+    why = ["it runs: stop it first"] if runs(seen) else []
     return "; ".join(why + ["it has snapshots"] * bool(config.get("parent")))
 
 
@@ -89,9 +88,8 @@ def _journey(
     local = [d for d in disks(seen["config"] or {}) if d.split()[1].partition(":")[0] not in shared]
     if local:
         facts.append(("on storages that are not shared", line(", ".join(local), 300)))
-    runs = (seen["status"] or {}).get("status") == "running"
     ways = ("online",) if guest.kind == "qemu" else ("online", "restart")
-    if runs and not any(str(given.get(way)) == "1" for way in ways):
+    if runs(seen) and not any(str(given.get(way)) == "1" for way in ways):
         needs = " or ".join(f"{way}=1" for way in ways)
         facts.append(("PVE refuses", f"it runs, and there is no {needs}"))
     return facts

@@ -10,7 +10,7 @@ from typing import Any
 from pvemcp.call import Target
 from pvemcp.errors import Fault
 from pvemcp.plans.previews.diff import names
-from pvemcp.plans.previews.guest import guest_in
+from pvemcp.plans.previews.guest import guest_in, unseen_guest
 from pvemcp.plans.previews.looking import gaps, guests_line, line, look
 from pvemcp.pve.client import Pve
 
@@ -51,7 +51,7 @@ class Users:
             guest_in(row).target(protected=vmid in self.protected)
             for vmid, row in self.rows.items()
         ]
-        return (*found, *(() if self.whole else (Target("guest", "unknown guests", known=False),)))
+        return (*found, *(() if self.whole else (unseen_guest(),)))
 
     def facts(self) -> list[tuple[str, str]]:
         """Write who uses what, one fact a bridge."""

@@ -83,6 +83,11 @@ async def guest_of(pve: Pve, intent: Intent) -> Guest:
     return Guest(f"/nodes/{node}/{kind}/{vmid}", kind, int(vmid), node, row)
 
 
+def unseen_guest(vmid: int = 0) -> Target:
+    """Return what stands for a guest of which nothing is known; without an id, for any guests."""
+    return Target("guest", str(vmid) if vmid else "unknown guests", vmid=vmid, known=False)
+
+
 async def basics(pve: Pve, guest: Guest, **more: Awaitable[Any]) -> Seen:
     """Look up status and config of a guest, and whatever else is given, at once.
 
@@ -109,6 +114,11 @@ def state(seen: Seen) -> dict[str, Any]:
     if (snapshots := seen["snapshots"]) is not None:
         found["snapshots"] = sorted(str(row.get("name")) for row in snapshots)
     return found
+
+
+def runs(seen: Seen) -> bool:
+    """Whether a guest runs."""
+    return bool((seen["status"] or {}).get("status") == "running")
 
 
 def running(seen: Seen) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pvemcp.call import Effect, Intent, Target
 from pvemcp.errors import Fault
-from pvemcp.plans.previews.guest import Guest, guest_in
+from pvemcp.plans.previews.guest import Guest, guest_in, unseen_guest
 from pvemcp.pve.client import Pve
 from pvemcp.pve.volumes import owner
 
@@ -78,7 +78,7 @@ async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
     try:
         rows = [row for row in await pve.resources() if row.get("type") in ("qemu", "lxc")]
     except Fault:
-        return [_unseen(vmid) for vmid in sorted(vmids)] or [_unseen(0)]
+        return [unseen_guest(vmid) for vmid in sorted(vmids)] or [unseen_guest()]
     by_id = {int(row["vmid"]): row for row in rows}
     if everyone:
         vmids |= {vmid for vmid, row in by_id.items() if everyone in ("*", row.get("node"))}
@@ -86,7 +86,7 @@ async def _guests(pve: Pve, intent: Intent, target: Target) -> Sequence[Target]:
     vmids |= {vmid for vmid, row in by_id.items() if row.get("pool") in pools}
     found = [guest_in(by_id[vmid]) for vmid in sorted(vmids & set(by_id))]
     unseen = [] if makes_a_new_one(intent) else sorted(vmids - set(by_id))
-    return [*await _protected(pve, intent, found), *map(_unseen, unseen)]
+    return [*await _protected(pve, intent, found), *map(unseen_guest, unseen)]
 
 
 def _vmids(intent: Intent) -> Iterable[int]:
@@ -148,10 +148,6 @@ def makes_a_new_one(intent: Intent) -> bool:
     """Whether the vmid is that of a guest which is not there: PVE refuses one that is."""
     creates = _CREATES.fullmatch(f"{intent.verb} {intent.template}") is not None
     return creates and str(intent.params.get("force", "")) not in ("1", "True", "true")
-
-
-def _unseen(vmid: int) -> Target:
-    return Target("guest", str(vmid) if vmid else "unknown guests", vmid=vmid, known=False)
 
 
 async def _protected(pve: Pve, intent: Intent, found: Sequence[Guest]) -> list[Target]:

@@ -9,7 +9,7 @@ from typing import Any
 from pvemcp.call import Intent, Target
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
-from pvemcp.plans.previews.guest import guest_in
+from pvemcp.plans.previews.guest import guest_in, unseen_guest
 from pvemcp.plans.previews.looking import line, look
 from pvemcp.plans.previews.plain import plain
 from pvemcp.pve.client import Pve
@@ -29,7 +29,6 @@ async def prune(pve: Pve, intent: Intent) -> Preview:
     gone = [row for row in seen.rows("what would be deleted") if row.get("mark") == "remove"]
     lost = [f"{line(row.get('volid'))} of {moment(float(row.get('ctime') or 0))}" for row in gone]
     more = [f"{len(lost) - SHOWN} more backups"] if len(lost) > SHOWN else []
-    unknown = (Target("guest", "unknown guests", known=False),)
     return replace(
         await plain(pve, intent),
         target=Target("storage", storage, name=storage, node=intent.node),
@@ -39,7 +38,7 @@ async def prune(pve: Pve, intent: Intent) -> Preview:
         unseen=tuple(seen.unseen),
         state={"goes": sorted(str(row.get("volid")) for row in gone)},
         confirm=storage,
-        users=unknown if seen.unseen else await _owners(pve, gone),
+        users=(unseen_guest(),) if seen.unseen else await _owners(pve, gone),
     )
 
 
@@ -47,8 +46,6 @@ async def _owners(pve: Pve, gone: Sequence[Mapping[str, Any]]) -> tuple[Target, 
     known = {row["vmid"]: row for row in await pve.resources("vm")}
     vmids = sorted({int(row["vmid"]) for row in gone if row.get("vmid")})
     return tuple(
-        guest_in(known[vmid]).target(protected=True)
-        if vmid in known
-        else Target("guest", str(vmid), vmid=vmid, known=False)
+        guest_in(known[vmid]).target(protected=True) if vmid in known else unseen_guest(vmid)
         for vmid in vmids
     )

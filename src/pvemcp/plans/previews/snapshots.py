@@ -10,7 +10,7 @@ from pvemcp.call import Intent
 from pvemcp.journal.drives import is_unused
 from pvemcp.plans.preview import Preview
 from pvemcp.plans.previews.diff import config_changes
-from pvemcp.plans.previews.guest import about, basics, guest_of, running
+from pvemcp.plans.previews.guest import about, basics, guest_of, running, runs
 from pvemcp.plans.previews.looking import line
 from pvemcp.pve.client import Pve
 from pvemcp.tools.render import duration, moment
@@ -28,7 +28,7 @@ async def rollback(pve: Pve, intent: Intent) -> Preview:
     taken = float(rows.get(name, {}).get("snaptime") or 0)
     later = _later(rows, taken)
     lost = [f"everything the guest wrote since {moment(taken)}"]
-    if (seen["status"] or {}).get("status") == "running":
+    if runs(seen):
         lost.append(f"what runs in it now: {_afterwards(rows.get(name, {}), intent)}")
     if seen["snapshot"] is not None and seen["config"] is not None:
         before, now = _put_back(seen["snapshot"]), _put_back(seen["config"])

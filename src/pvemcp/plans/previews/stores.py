@@ -56,27 +56,25 @@ def owners(volids: Sequence[str]) -> list[int]:
 async def held(pve: Pve, names: set[str], node: str = "") -> Held:
     """List what lies on storages, on one node or on all: a local one is another on each."""
     rows = await pve.resources()
-    places: dict[str, str] = {}
+    places: dict[str, tuple[str, str]] = {}
     for row in rows:
         name, here = str(row.get("storage")), str(row.get("node"))
         if row.get("type") == "storage" and name in names and node in ("", here):
-            places.setdefault(name if str(row.get("shared")) == "1" else f"{name} of {here}", here)
-    paths = {
-        f"volumes on {place}": (here, f"/nodes/{here}/storage/{place.split(' of ')[0]}/content")
-        for place, here in places.items()
-    }
-    asked = dict(list(paths.items())[:PLACES])
-    seen = await look({what: pve.get(path) for what, (_, path) in asked.items()})
+            place = name if str(row.get("shared")) == "1" else f"{name} of {here}"
+            places.setdefault(f"volumes on {place}", (here, name))
+    asked = list(places)[:PLACES]
+    paths = {what: "/nodes/{}/storage/{}/content".format(*places[what]) for what in asked}
+    seen = await look({what: pve.get(path) for what, path in paths.items()})
     listed = [row for what in asked for row in seen.rows(what)]
     backups = [str(row.get("volid")) for row in listed if row.get("content") == "backup"]
     volumes = [str(row.get("volid")) for row in listed if row.get("content") != "backup"]
-    left = [what for what in paths if what not in asked]
+    left = list(places)[PLACES:]
     return Held(
         volumes,
         backups,
         {r["vmid"]: r for r in rows if r.get("type") in ("qemu", "lxc")},
         (*seen.unseen, *left),
-        frozenset(here for what, (here, _) in paths.items() if what not in seen.found),
+        frozenset(here for what, (here, _) in places.items() if what not in seen.found),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -154,8 +155,9 @@ async def storage(pve: Pve, intent: Intent) -> Preview:
     """Show a storage's own settings, which guests have volumes on it, and which jobs use it."""
     found = await thing(pve, intent)
     name = str(intent.params.get("storage"))
-    lies = await held(pve, {name})
-    seen = await look({"backup jobs": pve.get("/cluster/backup")})
+    lies, seen = await asyncio.gather(
+        held(pve, {name}), look({"backup jobs": pve.get("/cluster/backup")})
+    )
     backups, volumes = lies.backups, lies.volumes
     users, saved = owners(volumes), owners(backups)
     jobs = [str(j.get("id")) for j in seen.rows("backup jobs") if j.get("storage") == name]
