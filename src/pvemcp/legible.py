@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pvemcp.redaction import MASK, is_secret_name, shapes
+from pvemcp.redaction import MASK, is_secret_name, labels_secret, shapes
 
 WHOLE = 64_000
 """Characters of one text that are shown."""
@@ -37,7 +37,7 @@ def legible(value: Any, name: str = "") -> Any:
             rest = f"… (only {WHOLE:,} of {len(value):,} characters)" if len(value) > WHOLE else ""
             return unhidden(text, shapes(text)) + rest
         case Mapping():
-            labelled = is_secret_name(str(value.get("name", value.get("key", ""))))
+            labelled = labels_secret(value)
             return {
                 key: legible(item, "secret" if labelled and key == "value" else str(key))
                 for key, item in value.items()

@@ -138,7 +138,7 @@ def shapes(text: str) -> str:
 
 def _mapping(value: Mapping[Any, Any], depth: int, known: Known) -> dict[str, Any]:
     # {"name": "password", "value": …} says in one item what a mapping says with its key.
-    labelled = is_secret_name(str(value.get("name", value.get("key", ""))))
+    labelled = labels_secret(value)
     result: dict[str, Any] = {}
     for key, item in value.items():
         if len(result) == ITEM_LIMIT:
@@ -189,6 +189,11 @@ def _takes_secret(program: str, option: str) -> bool:
 
 def _glued(item: Any) -> bool:
     return isinstance(item, str) and item.startswith("-p") and len(item) > 2
+
+
+def labels_secret(value: Mapping[Any, Any]) -> bool:
+    """Tell whether a mapping's `value` is a secret, by the `name` or `key` that stands beside."""
+    return is_secret_name(str(value.get("name", value.get("key", ""))))
 
 
 def is_secret_name(name: str) -> bool:

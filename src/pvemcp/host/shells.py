@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -157,25 +157,7 @@ class Shells:
         Raises Conflict beyond the limits, Unavailable when it must be recorded and cannot be, and
         the Fault of a refusal.
         """
-        owner = host.who()["owner"]
-        self._refuse_more(owner)
-        self._opening[owner] += 1
-        try:
-            return await self._open(host, owner, effect, size=size, cwd=cwd, env=env)
-        finally:
-            self._opening[owner] -= 1
-
-    async def _open(
-        self,
-        host: Host,
-        owner: str,
-        effect: Effect,
-        *,
-        size: Mapping[str, int],
-        cwd: str,
-        env: Mapping[str, str],
-    ) -> Shell:
-        profile = PROFILES[effect]
+        owner, profile = host.who()["owner"], PROFILES[effect]
         request: dict[str, Any] = {
             "do": "run",
             "profile": profile,
@@ -184,7 +166,8 @@ class Shells:
             "cwd": cwd,
             "timeout": LONGEST,
         }
-        link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
+        with self._one_more(owner):
+            link = await host.open(request, effect=effect, label=f"host/{profile}/shell")
         name = f"shell-{self._started}-{secrets.token_hex(4)}"
         try:
             recording = self.starts_recording(host, name, profile, size)
@@ -204,6 +187,16 @@ class Shells:
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep())
         return shell
+
+    @contextlib.contextmanager
+    def _one_more(self, owner: str) -> Iterator[None]:
+        """Count a shell that is being opened. Raises Conflict beyond the limits."""
+        self._refuse_more(owner)
+        self._opening[owner] += 1
+        try:
+            yield
+        finally:
+            self._opening[owner] -= 1
 
     async def cut(self, stops: Callable[[Principal, Effect], str]) -> None:
         """Close the shells that may not go on: `stops(who, effect)` says why, or nothing."""

@@ -63,9 +63,8 @@ TOOLS: tuple[Tool, ...] = (
     elevate.elevate,
 )
 
-_ASKED = (api.api_destroy, guest_exec.guest_exec, guest_files.guest_file_write)
+ASKED = frozenset({"api_destroy", "guest_exec", "guest_file_write"})
 """Of these every call destroys, or may: the policy asks a person, where no rule allows them."""
-ASKED = tuple(tool.name for tool in _ASKED)
 
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
@@ -96,7 +95,7 @@ def listing(
         _entry(
             tool,
             tool.reach if tool is elevate.elevate else min(tool.reach, ceiling),
-            asked=tool is elevate.elevate or (tool in _ASKED and tool.name not in unasked),
+            asked=tool is elevate.elevate or tool.name in ASKED - unasked,
         )
         for tool in listed
     ]
