@@ -202,8 +202,9 @@ class Pve:
         call, path = self.call, prepared.path
         try:
             verdict = self._client.permit(call, prepared.verb, path, prepared.effect)
-            if vmid := owner(str(prepared.checked.get("volume", ""))):  # its text is his
-                for kind in ("qemu", "lxc") if prepared.verb == "GET" else ():
+            volume = str(prepared.checked.get("volume", "")) if prepared.verb == "GET" else ""
+            if vmid := owner(volume):  # its text is his
+                for kind in ("qemu", "lxc"):
                     guest = f"/nodes/{prepared.node}/{kind}/{vmid}"
                     self._client.permit(call, "GET", guest, prepared.effect)
             if verdict is not Verdict.ALLOW:
