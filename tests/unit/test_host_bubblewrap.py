@@ -63,7 +63,7 @@ async def follow(link: Link) -> Ran:
 
 async def run(box: Bubblewrap, shell: str, *, stdin: bytes = b"", **more: Any) -> Ran:
     link = await box.open({"do": "run", "profile": "read", "shell": shell, **more})
-    await link.send_input(stdin, last=True)
+    await link.send_all(stdin)
     return await follow(link)
 
 

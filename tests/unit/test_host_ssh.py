@@ -114,7 +114,7 @@ async def follow(link: Link) -> tuple[str, str]:
 
 async def run(ssh: Ssh, shell: str, stdin: bytes = b"") -> tuple[str, str]:
     link = await start(ssh, shell)
-    await link.send_input(stdin, last=True)
+    await link.send_all(stdin)
     return await follow(link)
 
 

@@ -74,7 +74,7 @@ async def _try(chosen: Executor) -> Ended:
     transcript = Transcript(Unmasked)
     link = await chosen.open(TRUE)
     try:
-        await link.send_input(b"", last=True)
+        await link.send_all(b"")
         while frame := await link.receive():
             if frame.kind == "X":
                 return ended_of(frame.payload, transcript)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 from collections.abc import Mapping
@@ -98,6 +99,11 @@ class Link:
             await self.send("I", data[start : start + PIECE])
         if last:
             await self.send("E")
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all input of a command. One that has ended needs none: its frames say how."""
+        with contextlib.suppress(Unavailable):
+            await self.send_input(data, last=True)
 
     async def receive(self) -> Frame | None:
         """Return the next frame; None when there are no more.

@@ -335,7 +335,9 @@ class Host:
         self, link: Link, stdin: bytes, total: float, mask: Callable[[], Mask]
     ) -> Ended:
         transcript = Transcript(mask)
-        sending = asyncio.create_task(_feed(link, stdin))  # it waits while nobody takes the output
+        sending = asyncio.create_task(
+            link.send_all(stdin)
+        )  # it waits while nobody takes the output
         reporting = asyncio.create_task(self._report(transcript, total))
         try:
             while frame := await link.receive():
@@ -362,8 +364,3 @@ class Host:
             elapsed = time.monotonic() - started
             line = transcript.last_line() or f"{transcript.end} bytes so far"
             await self.call.progress(min(elapsed, total), total, line[:200])
-
-
-async def _feed(link: Link, stdin: bytes) -> None:
-    with contextlib.suppress(Unavailable):  # it has ended; the frames that come say how
-        await link.send_input(stdin, last=True)

@@ -66,7 +66,7 @@ class Mail:
         transcript = Transcript(Unmasked)
         link = await self._executor.open({**request, "owner": "pvemcp", "call": "alert"})
         try:
-            await link.send_input(mail, last=True)
+            await link.send_all(mail)
             while frame := await link.receive():
                 if frame.kind == "X":
                     transcript.settle()
